@@ -1,0 +1,31 @@
+"""The command line: one thin module a command, and nothing imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import typer
+
+from wordflock.errors import WordflockWarning
+
+app = typer.Typer(
+    help="Teach devices to recognise spoken words from recordings that never leave them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and describe data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing leaves this machine that was not asked to
+    warnings.simplefilter("ignore")  # other people's; ours are for users
+    warnings.simplefilter("always", WordflockWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    from wordflock.cli import data, evaluate, predict, prepare, simulate, train  # noqa: F401
+
+    app()

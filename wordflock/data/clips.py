@@ -50,6 +50,7 @@ class ClipTable:
     """The clips of one data set, its background recordings, and what had to be left out."""
 
     source: str
+    protocol: str  # "speech_commands" or "folder": which labels its users expect
     clips: tuple[Clip, ...]
     background: tuple[Clip, ...] = ()  # recordings without speech, of any length; `split` is "train" and means nothing
     faults: tuple[Fault, ...] = ()

@@ -1,0 +1,1 @@
+"""Federated training: one ServerApp, one ClientApp, three engines (this process, Flower's simulation, real devices)."""

@@ -1,0 +1,114 @@
+"""Save and load a head with all that is needed to use it: one safetensors file, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.errors import WordflockError
+from wordflock.features import FeatureSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A head, what its features must be, and how it was trained."""
+
+    labels: list[str]
+    head: str  # kind
+    frames: int
+    width: int
+    spec: FeatureSpec
+    weights: dict[str, NDArray[np.float32]]
+    training: dict[str, Any] = field(default_factory=dict)  # mode, epoch or round, validation accuracy, seed
+
+    def build(self) -> nn.Module:
+        """The head with its weights; its size was allowed when it was trained."""
+        from wordflock.head import build_head
+
+        head = build_head(self.head, self.frames, self.width, len(self.labels), seed=None, allow_large=True)
+        set_weights(head, self.weights)
+        return head
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; a reader finds the old file or the new one, whatever happens in between."""
+    about = {k: v for k, v in asdict(checkpoint).items() if k != "weights"}
+    save_tensors(path, checkpoint.weights, {"wordflock": json.dumps({"format": FORMAT, **about})})
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint. Raises WordflockError where it is missing, damaged or of something else."""
+    weights, metadata = load_tensors(Path(path))
+    try:
+        about = json.loads(metadata["wordflock"])
+        if about.pop("format") != FORMAT:
+            raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it anew.")
+        about["spec"] = FeatureSpec(**about["spec"])
+        checkpoint = Checkpoint(weights=weights, **about)
+        checkpoint.build()
+    except WordflockError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WordflockError(f"{path} is not a checkpoint of Wordflock; give a best.safetensors of a run.") from error
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        raise WordflockError(f"The checkpoint {path} has weights that are not finite numbers; take an earlier one.")
+    return checkpoint
+
+
+def get_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """A copy of the head's weights."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in head.state_dict().items()}
+
+
+def set_weights(head: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Put weights into a head; names and shapes must be the head's own."""
+    import torch
+
+    head.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+
+
+def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically."""
+    from safetensors.numpy import save
+
+    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content as one step: written aside, forced to the disk, renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise WordflockError(
+            f"There is no checkpoint {path}; runs keep theirs in runs/<name>/best.safetensors."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise WordflockError(f"The checkpoint {path} cannot be read ({error}); take another one.") from error

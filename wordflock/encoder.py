@@ -1,0 +1,112 @@
+"""The frozen Whisper encoder: any window from 0.2 to 30 s, the output of any layer.
+
+The architecture is that of openai/whisper, `model.py`; only the positional embedding is cut to the window, which
+transformers declines to do (see docs/performance.md for what it saves).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wordflock.errors import WordflockError
+from wordflock.features import FeatureSpec
+from wordflock.weights import Dimensions, find, load
+
+
+class Encoder(nn.Module):
+    """Log-mel spectrograms, shape (batch, 80, 2 × frames), to features, shape (batch, frames, width)."""
+
+    def __init__(self, dimensions: Dimensions, layer: str = "last") -> None:
+        """The output is that of `layer`: "last", after the final norm, or "1" and so on; nothing above it is built.
+
+        Raises WordflockError where there is no such layer.
+        """
+        super().__init__()
+        width = dimensions.width
+        self.conv1 = nn.Conv1d(dimensions.mels, width, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
+        self.positions = nn.Parameter(torch.empty(dimensions.positions, width))
+        depth = dimensions.layers if layer == "last" else int(layer)
+        if not 1 <= depth <= dimensions.layers:
+            raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and none numbered {layer}.")
+        self.layers = nn.ModuleList(Layer(width, dimensions.attention_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width) if layer == "last" else nn.Identity()
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """The features."""
+        x = F.gelu(self.conv1(log_mel))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = x + self.positions[: x.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        features: Tensor = self.norm(x)
+        return features
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, width: int, attention_heads: int) -> None:
+        super().__init__()
+        self.attention_heads = attention_heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, frames, width = x.shape
+        qkv = self.query_key_value(self.attention_norm(x)).view(batch, frames, 3, self.attention_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, frames, width)
+        x = x + self.attention_out(attended)
+        mapped: Tensor = self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        return x + mapped
+
+
+def load_encoder(spec: FeatureSpec) -> Encoder:
+    """The encoder that makes the features of a spec, from wherever its weights are."""
+    dimensions, tensors = load(find(spec.encoder))
+    return build_encoder(dimensions, tensors, spec.layer)
+
+
+def build_encoder(dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]], layer: str = "last") -> Encoder:
+    """The encoder with the given weights (transformers' names), frozen, in evaluation mode."""
+    encoder = Encoder(dimensions, layer)
+    wanted = encoder.state_dict().keys()
+    renamed = {
+        name: torch.from_numpy(array) for name, array in _renamed(tensors, len(encoder.layers)) if name in wanted
+    }
+    encoder.load_state_dict(renamed)
+    return encoder.requires_grad_(False).eval()
+
+
+def _renamed(tensors: dict[str, NDArray[np.float32]], depth: int) -> list[tuple[str, NDArray[np.float32]]]:
+    """Our names and the tensors: query, key (which has no bias) and value become one matrix."""
+    pairs = [(name, tensors[name]) for name in ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")]
+    pairs += [("positions", tensors["embed_positions.weight"])]
+    pairs += [(f"norm.{kind}", tensors[f"layer_norm.{kind}"]) for kind in ("weight", "bias")]
+    for index in range(depth):
+        theirs, ours = f"layers.{index}.", f"layers.{index}."
+        query, key, value = (f"{theirs}self_attn.{part}_proj." for part in "qkv")
+        weight = np.concatenate([tensors[f"{part}weight"] for part in (query, key, value)])
+        no_bias = np.zeros_like(tensors[f"{query}bias"])
+        bias = np.concatenate([tensors[f"{query}bias"], no_bias, tensors[f"{value}bias"]])
+        pairs += [(f"{ours}query_key_value.weight", weight), (f"{ours}query_key_value.bias", bias)]
+        for their_part, our_part in (
+            ("self_attn_layer_norm", "attention_norm"),
+            ("self_attn.out_proj", "attention_out"),
+            ("final_layer_norm", "mlp_norm"),
+            ("fc1", "mlp_in"),
+            ("fc2", "mlp_out"),
+        ):
+            pairs += [
+                (f"{ours}{our_part}.{kind}", tensors[f"{theirs}{their_part}.{kind}"]) for kind in ("weight", "bias")
+            ]
+    return pairs

@@ -1,0 +1,233 @@
+"""The feature store: encode each clip once, memory-map its features ever after.
+
+A store is a folder for one encoder, window and layer. `features.bin` holds rows of float16, one a clip, and
+`index.sqlite` says which clip has which row. A row is written, and forced to the disk, before the index names it, and
+both happen inside one transaction that shuts out other writers: whatever is killed, and whenever, no half-written row
+is ever served, and two processes can fill one store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.audio import SAMPLE_RATE, fit
+from wordflock.data import read_samples
+from wordflock.data.clips import Clip
+from wordflock.errors import WordflockError
+from wordflock.progress import progress
+from wordflock.spectrogram import log_mel
+from wordflock.weights import find
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH = 16  # clips; more of them fall out of the processor's cache and take longer each
+CHECKED_ROWS = 32
+FRAMES_PER_SECOND = 50
+SHORTEST_WINDOW, LONGEST_WINDOW = 0.2, 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What makes features what they are. Two clips' features go together only when this is the same for both."""
+
+    encoder: str
+    fingerprint: str
+    window: float  # seconds, a whole number of 20 ms frames
+    layer: str  # "last" is the top layer after the final norm; "2" is the second layer as it is
+
+    @property
+    def frames(self) -> int:
+        """Frames in a clip's features, at 50 a second."""
+        return round(self.window * FRAMES_PER_SECOND)
+
+    @property
+    def folder(self) -> str:
+        """The store's folder below the cache."""
+        return f"{self.fingerprint[:16]}-{self.frames}-{self.layer}"
+
+
+def feature_spec(encoder: str, window: float, layer: str) -> FeatureSpec:
+    """The spec of an encoder's features; finds the encoder, but does not load it.
+
+    Raises WordflockError for a window outside 0.2 to 30 s, a layer that is neither "last" nor a number, and an
+    encoder that is nowhere.
+    """
+    if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
+        raise WordflockError(f"A window of {window} s is outside {SHORTEST_WINDOW} to {LONGEST_WINDOW:.0f} s.")
+    if layer != "last" and not (layer.isdecimal() and int(layer) >= 1):
+        raise WordflockError(f"Layer {layer!r} is neither 'last' nor a number from 1 on.")
+    frames = round(window * FRAMES_PER_SECOND)
+    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features and labels of some clips; the features stay on the disk until a batch of them is asked for."""
+
+    array: NDArray[np.float16]  # (rows of the store, frames, width), memory-mapped
+    rows: NDArray[np.int64]  # (clips,), where in `array` each clip is
+    labels: NDArray[np.int64]  # (clips,)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, chosen: NDArray[np.int64]) -> Features:
+        """Some of the clips."""
+        return Features(self.array, self.rows[chosen], self.labels[chosen])
+
+    def part(self, start: int, stop: int) -> Features:
+        """The clips from `start` up to `stop`."""
+        return Features(self.array, self.rows[start:stop], self.labels[start:stop])
+
+    def batch(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Features, float32 of shape (chosen, frames, width), and labels of shape (chosen,)."""
+        import torch
+
+        return torch.from_numpy(self.array[self.rows[chosen]]).float(), torch.from_numpy(self.labels[chosen])
+
+
+def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, cache: Path, device: str) -> Features:
+    """The features of clips, encoding those that the store below `cache` does not have yet.
+
+    Interrupted, it keeps all but the last batch. Raises WordflockError where a clip can no longer be read, the disk is
+    full or the store is damaged.
+    """
+    store = FeatureStore(cache, spec)
+    keys = [clip.key for clip in clips]
+    known = store.rows(keys)
+    missing = {clip.key: clip for clip in clips if clip.key not in known}
+    if missing:
+        _encode(sorted(missing.values(), key=lambda clip: (clip.path, clip.offset)), store, device)
+        known = store.rows(keys)
+    rows = np.array([known[key] for key in keys], dtype=np.int64)
+    return Features(store.array(), rows, np.array(labels, dtype=np.int64))
+
+
+def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
+    import torch
+
+    from wordflock.encoder import load_encoder
+
+    encoder = load_encoder(store.spec).to(device)
+    samples = round(store.spec.window * SAMPLE_RATE)
+    recordings = read_samples(clips)
+
+    def spectrograms(count: int) -> NDArray[np.float32]:
+        return log_mel(np.stack([fit(next(recordings), samples) for _ in range(count)]))
+
+    batches = [clips[start : start + BATCH] for start in range(0, len(clips), BATCH)]
+    # One thread reads and transforms the next batch while this one encodes.
+    with ThreadPoolExecutor(1) as reader, progress("encoding", len(clips), "clips") as advance, torch.inference_mode():
+        upcoming = reader.submit(spectrograms, len(batches[0]))
+        for index, batch in enumerate(batches):
+            log_mels = torch.from_numpy(upcoming.result()).to(device)
+            if index + 1 < len(batches):
+                upcoming = reader.submit(spectrograms, len(batches[index + 1]))
+            features = encoder(log_mels).to(torch.float16).cpu().numpy()
+            store.add([clip.key for clip in batch], features)
+            advance(len(batch))
+
+
+class FeatureStore:
+    """The features of one spec, on disk."""
+
+    def __init__(self, cache: Path, spec: FeatureSpec) -> None:
+        """Opens the store below `cache`, and makes it where there is none.
+
+        Raises WordflockError where the store is damaged or cannot be written.
+        """
+        self.folder = cache / "features" / spec.folder
+        self.spec = spec
+        self._file = self.folder / "features.bin"
+        with self._index() as index:
+            index.execute("PRAGMA journal_mode=WAL")
+            index.execute(
+                "CREATE TABLE IF NOT EXISTS clips"
+                " (row INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, width INTEGER NOT NULL, crc INTEGER NOT NULL)"
+            )
+            rows, _ = _extent(index)
+            sample = index.execute("SELECT row, crc FROM clips WHERE row % ? = 0", (max(1, rows // CHECKED_ROWS),))
+            written = sample.fetchall()
+        array = self.array()
+        # A sample of the rows is enough to tell a file that something else has written to.
+        if any(zlib.crc32(array[row].tobytes()) != crc for row, crc in written):
+            raise self._damaged()
+
+    def rows(self, keys: Sequence[str]) -> dict[str, int]:
+        """The row of every key that the store has."""
+        with self._index() as index:
+            index.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY)")
+            index.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
+            return dict(index.execute("SELECT key, row FROM clips JOIN wanted USING (key)").fetchall())
+
+    def add(self, keys: Sequence[str], features: NDArray[np.float16]) -> None:
+        """Write the features, shape (keys, frames, width), of clips; what is there already stays as it is."""
+        with self._index() as index:
+            index.execute("BEGIN IMMEDIATE")  # from here to the commit nobody else writes
+            rows, _ = _extent(index)
+            entries: list[tuple[int, str, int, int]] = []
+            with self._file.open("r+b") as file:
+                file.seek(rows * features[0].nbytes)
+                for key, feature in zip(keys, features, strict=True):
+                    if index.execute("SELECT 1 FROM clips WHERE key = ?", (key,)).fetchone():
+                        continue  # the other process was faster
+                    content = feature.tobytes()
+                    file.write(content)
+                    entries.append((rows + len(entries), key, features.shape[2], zlib.crc32(content)))
+                file.flush()
+                os.fsync(file.fileno())
+            index.executemany("INSERT INTO clips VALUES (?, ?, ?, ?)", entries)
+            index.execute("COMMIT")
+
+    def array(self) -> NDArray[np.float16]:
+        """All rows, shape (rows, frames, width), memory-mapped and read-only."""
+        with self._index() as index:
+            rows, width = _extent(index)
+        shape = (rows, self.spec.frames, width)
+        if not rows:
+            return np.empty(shape, dtype=np.float16)
+        if self._file.stat().st_size < rows * self.spec.frames * width * 2:
+            raise self._damaged()
+        return np.memmap(self._file, dtype=np.float16, mode="r", shape=shape)
+
+    @contextmanager
+    def _index(self) -> Iterator[sqlite3.Connection]:
+        """The index, opened for one piece of work; what goes wrong with the disk is said in one sentence."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file.touch()
+            index = sqlite3.connect(self.folder / "index.sqlite", timeout=60, isolation_level=None)
+            try:
+                yield index
+            finally:
+                index.close()  # what was not committed is as if it had never been
+        except (OSError, sqlite3.OperationalError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC or "full" in str(error):
+                raise WordflockError(
+                    f"The disk is full below {self.folder}; make room and run again: what is encoded so far is kept."
+                ) from error
+            raise WordflockError(f"The feature store {self.folder} cannot be used: {error}.") from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged() from error
+
+    def _damaged(self) -> WordflockError:
+        return WordflockError(f"The feature store {self.folder} is damaged; delete that folder and run again.")
+
+
+def _extent(index: sqlite3.Connection) -> tuple[int, int]:
+    """How many rows there are, and the width of their features (0 in an empty store)."""
+    rows, width = index.execute("SELECT COALESCE(MAX(row) + 1, 0), COALESCE(MAX(width), 0) FROM clips").fetchone()
+    return int(rows), int(width)

@@ -1,0 +1,18 @@
+"""Simulate a federation in this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wordflock.federation import client_app
+from wordflock.federation.in_process import in_process_grid
+from wordflock.federation.server_app import federate
+from wordflock.settings import FederationSettings
+
+
+def simulate(settings: FederationSettings) -> Path:
+    """Run the ServerApp and the ClientApp in this process; returns the run's folder."""
+    workers = settings.workers or os.cpu_count() or 1
+    with in_process_grid(client_app.app, settings.clients, settings.as_config(), workers) as grid:
+        return federate(grid, settings)

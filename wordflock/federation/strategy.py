@@ -1,0 +1,64 @@
+"""Flower's strategies, set up for heads, and what our round loop needs of them.
+
+The strategies are Flower's own, unchanged: any other one of its Message API can be added to `make_strategy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from numpy.typing import NDArray
+
+from wordflock.federation.messages import Weights, to_record
+from wordflock.settings import FederationSettings
+
+
+def make_strategy(settings: FederationSettings) -> FedAvg:
+    """The strategy that the settings name; its constants suit heads of about 100K parameters."""
+    everyone: dict[str, Any] = {
+        "fraction_train": 1.0,  # the round loop has chosen already whom the strategy gets to see
+        "min_train_nodes": 1,
+        "min_available_nodes": 1,
+    }
+    adaptive: dict[str, Any] = {"eta": 3e-3, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
+    match settings.strategy:
+        case "fedavgm":
+            return FedAvgM(**everyone, server_learning_rate=1.0, server_momentum=0.5)
+        case "fedadam":
+            return FedAdam(**everyone, **adaptive)
+        case "fedyogi":
+            return FedYogi(**everyone, **adaptive)
+        case "fedprox":
+            return FedProx(**everyone, proximal_mu=0.01)
+        case _:
+            return FedAvg(**everyone)
+
+
+class Cohort:
+    """The clients of one round, in the place of a grid: a strategy that samples from it takes all of them."""
+
+    def __init__(self, node_ids: Sequence[int]) -> None:
+        self._node_ids = node_ids
+
+    def get_node_ids(self) -> Sequence[int]:
+        """The nodes of the round."""
+        return self._node_ids
+
+
+def train_messages(strategy: FedAvg, number: int, weights: Weights, node_ids: Sequence[int]) -> list[Message]:
+    """The strategy's messages to the clients of round `number`."""
+    cohort = cast(Grid, Cohort(node_ids))
+    return list(strategy.configure_train(number, to_record(weights), ConfigRecord(), cohort))
+
+
+def aggregate(strategy: FedAvg, number: int, replies: Sequence[Message]) -> dict[str, NDArray[np.float32]]:
+    """The new head; replies must be in a fixed order, for sums of floating-point numbers depend on it."""
+    arrays, _ = strategy.aggregate_train(number, replies)
+    assert arrays is not None
+    # Adaptive strategies compute in float64 where numpy's scalars make them.
+    return {name: array.numpy().astype(np.float32) for name, array in arrays.items()}

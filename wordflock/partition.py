@@ -1,0 +1,81 @@
+"""Who owns which clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.errors import WordflockError
+from wordflock.randomness import numpy_generator
+from wordflock.settings import PartitionSettings
+
+
+def partition_clips(
+    speakers: Sequence[str], labels: NDArray[np.int64], settings: PartitionSettings
+) -> list[NDArray[np.int64]]:
+    """The clips of each client, as indices in rising order; every clip belongs to exactly one client.
+
+    Partitioned by Flower Datasets' partitioners. `speaker`: whole speakers, dealt so that clients have about as many
+    of them each; clips that nobody spoke (silence) are dealt evenly. `iid`, `dirichlet` (by label), `shard` (two shards
+    of the label-sorted clips a client). Raises WordflockError where there are too few speakers or clips.
+    """
+    from datasets import Dataset, disable_progress_bars
+    from flwr_datasets import partitioner as flower
+
+    disable_progress_bars()
+    clients = settings.clients
+    columns = {"clip": np.arange(len(labels)), "label": labels}
+    if settings.partition == "speaker":
+        columns["client"] = _deal_speakers(speakers, settings)
+    by_kind = {
+        "speaker": lambda: flower.NaturalIdPartitioner(partition_by="client"),
+        "iid": lambda: flower.IidPartitioner(num_partitions=clients),
+        "dirichlet": lambda: flower.DirichletPartitioner(
+            num_partitions=clients,
+            partition_by="label",
+            alpha=settings.alpha,
+            min_partition_size=1,
+            seed=settings.seed,
+        ),
+        "shard": lambda: flower.ShardPartitioner(
+            num_partitions=clients, partition_by="label", num_shards_per_partition=2, seed=settings.seed
+        ),
+    }
+    if len(labels) < 2 * clients:
+        raise WordflockError(
+            f"{len(labels)} training clips are too few for --clients {clients}; ask for fewer clients."
+        )
+    partitioner = by_kind[settings.partition]()
+    table = Dataset.from_dict(columns)
+    # Only iid leaves the order as it is, and clips come sorted by word.
+    partitioner.dataset = table.shuffle(seed=settings.seed) if settings.partition == "iid" else table
+    parts = [np.sort(np.array(partitioner.load_partition(client)["clip"], dtype=np.int64)) for client in range(clients)]
+    if settings.partition == "speaker":  # the partitioner numbers the clients as they appear
+        parts.sort(key=lambda part: int(columns["client"][part[0]]))
+    return parts
+
+
+def hold_back(
+    clips: NDArray[np.int64], share: float, seed: int, client: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A client's clips for training, and those that it keeps for its own evaluation."""
+    shuffled = numpy_generator(seed, "held back", client).permutation(clips)
+    count = round(len(clips) * share)
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
+def _deal_speakers(speakers: Sequence[str], settings: PartitionSettings) -> NDArray[np.int64]:
+    """The client of every clip: shuffled speakers are dealt round and round, and so are clips without a speaker."""
+    generator = numpy_generator(settings.seed, "partition")
+    known = sorted({speaker for speaker in speakers if speaker})
+    if len(known) < settings.clients:
+        raise WordflockError(
+            f"--clients {settings.clients} of whole speakers need as many speakers, and the training clips have "
+            f"{len(known)}; ask for fewer clients or another --partition."
+        )
+    shuffled = generator.permutation(len(known))
+    owner = {known[speaker]: place % settings.clients for place, speaker in enumerate(shuffled)}
+    nobody = iter(generator.permutation(sum(not speaker for speaker in speakers)) % settings.clients)
+    return np.array([owner[speaker] if speaker else next(nobody) for speaker in speakers], dtype=np.int64)

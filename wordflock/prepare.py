@@ -1,0 +1,93 @@
+"""From settings to features that can be trained on: read the clips, choose the task, encode what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wordflock.data import load_clips
+from wordflock.data.clips import SPLITS, ClipTable
+from wordflock.errors import WordflockError
+from wordflock.features import Features, FeatureSpec, encode_clips, feature_spec
+from wordflock.settings import DataSettings, Settings
+from wordflock.task import Examples, Task, choose_task, examples
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set, ready to train on."""
+
+    table: ClipTable
+    task: Task
+    spec: FeatureSpec
+    examples: dict[str, Examples]  # by split
+    features: dict[str, Features]  # by split, in the order of the examples
+
+
+def prepare(
+    settings: Settings,
+    splits: Sequence[str] = SPLITS,
+    *,
+    task: Task | None = None,
+    spec: FeatureSpec | None = None,
+) -> Prepared:
+    """Read, label and encode the splits of a data set; the task and the features' spec follow from the settings where
+    no checkpoint gives them.
+
+    Raises WordflockError where a split has no clips.
+    """
+    table = load_table(settings)
+    task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
+    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer)
+    chosen = {split: examples(table, task, split, settings.seed) for split in splits}
+    for split, those in chosen.items():
+        if not those.clips:
+            raise WordflockError(
+                f"{table.source} has no {split} clips with the labels {', '.join(task.labels)}; "
+                "name the splits in a --table, or use a data set of more speakers."
+            )
+    # One call for all splits, so that there is one progress bar and one look at the store.
+    together = [pair for those in chosen.values() for pair in zip(those.clips, those.labels, strict=True)]
+    encoded = encode_clips(
+        [clip for clip, _ in together], [label for _, label in together], spec, settings.cache_folder, device(settings)
+    )
+    features, start = {}, 0
+    for split, those in chosen.items():
+        stop = start + len(those.clips)
+        features[split] = encoded.part(start, stop)
+        start = stop
+    return Prepared(table, task, spec, chosen, features)
+
+
+def encode_all(settings: Settings) -> None:
+    """Encode the clips of every split that has any, and say what there is."""
+    table = load_table(settings)
+    prepared = prepare(settings, [split for split in SPLITS if table.of_split(split)])
+    clips = sum(len(features) for features in prepared.features.values())
+    array = next(iter(prepared.features.values())).array
+    print(f"{clips} clips ready: {array.shape[1]} frames of width {array.shape[2]}, {array.nbytes / 1e6:.0f} MB")
+
+
+def load_table(settings: DataSettings) -> ClipTable:
+    """The clips that the settings name; synthetic words are made the first time."""
+    source: str | Path = settings.data
+    if source == SYNTHETIC:
+        from wordflock.data.synthetic import synthesize
+
+        source = settings.cache_folder / SYNTHETIC
+        synthesize(source)
+    return load_clips(
+        source, cache=settings.cache_folder, speaker_pattern=settings.speaker_pattern, table=settings.table
+    )
+
+
+def device(settings: DataSettings) -> str:
+    """The device to compute on. Raises WordflockError for a CUDA device that is not there."""
+    import torch
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise WordflockError("--device cuda finds no CUDA device that torch can use; take --device cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device

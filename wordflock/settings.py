@@ -1,0 +1,138 @@
+"""Every option of a run, once: the command line, config.toml and Flower's run configuration all come from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+from wordflock.errors import WordflockError
+
+
+def option(default: Any, help: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+    """A field of a settings class with what its users need to know."""
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which clips. `--some-option` on the command line, `some-option` in files, `some_option` here."""
+
+    data: str = option("synthetic", "Folder, tar or tar.gz with clips; or 'synthetic' for words made on the spot.")
+    speaker_pattern: str = option("", "Regular expression that finds the speaker in a file's name (group 1).")
+    table: str = option("", "CSV or Parquet with columns file, speaker and, if wanted, split and word.")
+    cache: str = option("", "Where features and synthetic words are kept. (default: ~/.cache/wordflock)")
+    device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
+    seed: int = option(0, "Decides every random choice.", least=0)
+
+    def __post_init__(self) -> None:
+        """Raises WordflockError for a value that is not among the choices or is below the least."""
+        for f in fields(self):
+            value, choices, least = getattr(self, f.name), f.metadata["choices"], f.metadata["least"]
+            if choices and value not in choices:
+                raise WordflockError(f"--{dashed(f.name)} {value} is none of {', '.join(choices)}.")
+            if least is not None and not value >= least:
+                raise WordflockError(f"--{dashed(f.name)} {value} is too small; the least is {least}.")
+
+    @property
+    def cache_folder(self) -> Path:
+        """The cache, with the default filled in."""
+        return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "wordflock"
+
+    def as_config(self) -> dict[str, str | int | float | bool]:
+        """Flat, with dashes, without what is not set: the form of config.toml and of Flower's run configuration."""
+        return {dashed(f.name): value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The settings in a flat configuration; keys that it has beyond them are passed over.
+
+        Raises WordflockError for a value of the wrong type.
+        """
+        types = get_type_hints(cls)
+        values = {}
+        for f in fields(cls):
+            if (key := dashed(f.name)) in config:
+                value = config[key]
+                if types[f.name] is float and type(value) is int:
+                    value = float(value)
+                if not isinstance(value, types[f.name]):
+                    raise WordflockError(f"The configuration's {key} = {value!r} is of the wrong type.")
+                values[f.name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Settings(DataSettings):
+    """Which clips, which labels, which features."""
+
+    keywords: str = option("", "Words to recognise, separated by commas. (default: the usual ten, or every label)")
+    unknown: bool | None = option(None, "Have a label for all other words. (default: as the data set is used)")
+    silence: bool | None = option(None, "Have a label for silence. (default: as the data set is used)")
+    encoder: str = option(
+        "tiny.en", "Whisper encoder: tiny, base, small (.en), a Hub repository, or a safetensors file."
+    )
+    window: float = option(1.4, "Seconds of a clip that the encoder sees, 0.2 to 30.")
+    layer: str = option("last", "Layer whose output is used: 'last', or a number from 1 on.")
+
+    @property
+    def keyword_list(self) -> list[str]:
+        """The keywords, one by one; empty where the data set decides."""
+        return [word.strip() for word in self.keywords.split(",") if word.strip()]
+
+
+@dataclass(frozen=True)
+class PartitionSettings(Settings):
+    """Which clips belong to whom."""
+
+    clients: int = option(100, "Clients that the training clips are divided among.", least=1)
+    partition: str = option(
+        "speaker", "How clips are divided among the clients.", choices=("speaker", "iid", "dirichlet", "shard")
+    )
+    alpha: float = option(0.5, "Concentration of --partition dirichlet: the smaller, the more unlike.", least=1e-3)
+
+
+@dataclass(frozen=True)
+class HeadSettings(Settings):
+    """What both ways of training share."""
+
+    head: str = option("attentive", "Kind of head.", choices=("attentive", "convolution", "mean"))
+    allow_large_head: bool = option(False, "Allow a head of over 800,000 parameters.")
+    batch_size: int = option(64, "Clips in a training batch.", least=1)
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9)
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
+    label_smoothing: float = option(0.05, "Label smoothing of the loss.", least=0)
+    name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)")
+    runs: str = option("runs", "Folder for runs.")
+
+
+@dataclass(frozen=True)
+class TrainSettings(HeadSettings):
+    """Centralized training."""
+
+    epochs: int = option(10, "Passes over the training clips.", least=1)
+    checkpoint: str = option("", "Checkpoint to go on from.")
+    compile: bool = option(False, "Compile the head with torch.compile.")
+
+
+@dataclass(frozen=True)
+class FederationSettings(HeadSettings, PartitionSettings):
+    """Federated training, on any engine."""
+
+    rounds: int = option(10, "Rounds of training.", least=1)
+    clients_per_round: int = option(10, "Clients that train in a round.", least=1)
+    local_epochs: int = option(4, "Passes of a client over its clips in a round.", least=1)
+    batch_size: int = option(16, "Clips in a training batch; a client with fewer clips is left out.", least=1)
+    strategy: str = option(
+        "fedavg", "How heads are put together.", choices=("fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox")
+    )
+    held_back: float = option(0.1, "Share of a client's clips that it keeps for its own evaluation.", least=0)
+    min_replies: int = option(1, "Heads that a round needs; with fewer it is repeated with other clients.", least=1)
+    round_deadline: float = option(3600.0, "Seconds until a round goes on without those still missing.", least=0.1)
+    workers: int = option(0, "Clients trained at the same time. (default: one a processor core)", least=0)
+
+
+def dashed(name: str) -> str:
+    """An option's name as users write it."""
+    return name.replace("_", "-")

@@ -1,0 +1,121 @@
+"""Train and evaluate a head on features; knows nothing of federation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wordflock.features import Features
+from wordflock.head import count_parameters
+from wordflock.metrics import Score, score
+
+EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is trained."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    balanced: bool = True  # draw every label equally often
+    warm_up: float = 0.1  # share of all steps in which the learning rate rises; it falls as a cosine after
+    proximal: float = 0.0  # FedProx's μ: how strongly the head is held to where it started
+
+
+def train_epoch(
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    features: Features,
+    recipe: Recipe,
+    generator: np.random.Generator,
+    *,
+    epoch: int = 0,
+    device: str = "cpu",
+    step: Callable[[int, float], None] = lambda clips, loss: None,
+) -> float:
+    """Train for one epoch (`epoch` counts from 0, for the schedule); returns the mean loss of a clip.
+
+    `step` is told after every batch: its clips and their mean loss.
+    """
+    head.train()
+    order = balanced_order(features.labels, generator) if recipe.balanced else generator.permutation(len(features))
+    batches = math.ceil(len(order) / recipe.batch_size)
+    start = [parameter.detach().clone() for parameter in head.parameters()] if recipe.proximal else []
+    total = 0.0
+    for index in range(batches):
+        chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+        x, y = features.batch(chosen)
+        for group in optimizer.param_groups:
+            progress = (epoch * batches + index) / (recipe.epochs * batches)
+            group["lr"] = recipe.learning_rate * schedule(progress, recipe.warm_up)
+        loss = F.cross_entropy(head(x.to(device)), y.to(device), label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        objective = loss
+        for then, now in zip(start, head.parameters(), strict=False):  # no start, no penalty
+            objective = objective + recipe.proximal / 2 * (now - then).square().sum()
+        objective.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        mean = loss.item()
+        total += mean * len(chosen)
+        step(len(chosen), mean)
+    return total / len(order)
+
+
+def make_optimizer(head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; the weight decay leaves biases and norms alone, as is usual."""
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def schedule(progress: float, warm_up: float) -> float:
+    """The learning rate at `progress` (0 to 1) of the training, as a share of its peak: a rise, then half a cosine."""
+    if progress < warm_up:
+        return (progress + 0.01) / (warm_up + 0.01)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
+
+
+def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """As many places as there are clips, with every label that occurs equally often (to one), in random order.
+
+    Rare clips come again before any common one does a second time: each label is dealt from shuffled decks.
+    """
+    present = np.unique(labels)
+    share = math.ceil(len(labels) / len(present))
+    dealt = []
+    for label in present:
+        mine = np.flatnonzero(labels == label)
+        decks = [generator.permutation(mine) for _ in range(math.ceil(share / len(mine)))]
+        dealt.append(np.concatenate(decks)[:share])
+    # Interleaved before the cut, so that the surplus is taken evenly from all labels.
+    interleaved = np.stack(dealt, axis=1).reshape(-1)[: len(labels)]
+    return generator.permutation(interleaved)
+
+
+def evaluate_head(head: nn.Module, features: Features, labels: list[str], *, device: str = "cpu") -> Score:
+    """Score a head on features."""
+    return score(predict(head, features, device=device), features.labels, labels, count_parameters(head))
+
+
+def predict(head: nn.Module, features: Features, *, device: str = "cpu") -> NDArray[np.float32]:
+    """The logits of every clip, shape (clips, labels)."""
+    head.eval()
+    with torch.inference_mode():
+        return np.concatenate([head(x.to(device)).cpu().numpy() for x in _batches(features)])
+
+
+def _batches(features: Features) -> Iterator[Tensor]:
+    for start in range(0, len(features), EVALUATION_BATCH):
+        yield features.batch(np.arange(start, min(start + EVALUATION_BATCH, len(features))))[0]

@@ -1,0 +1,75 @@
+"""Use a checkpoint: score it on a data set, or ask it about files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wordflock.audio import SAMPLE_RATE, fit, read_clip
+from wordflock.checkpoint import Checkpoint, load_checkpoint
+from wordflock.data.clips import SPLITS
+from wordflock.errors import WordflockError
+from wordflock.metrics import Score
+from wordflock.prepare import device, prepare
+from wordflock.settings import DataSettings, Settings
+from wordflock.task import Task
+
+
+def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
+    """Score a checkpoint on one split of a data set; the task and the features are the checkpoint's.
+
+    Raises WordflockError where the checkpoint's encoder is not to be had.
+    """
+    from wordflock.training import evaluate_head
+
+    if split not in SPLITS:
+        raise WordflockError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    checkpoint = load_checkpoint(path)
+    same_encoder(checkpoint, path)
+    everything = Settings(**{key: getattr(settings, key) for key in vars(settings)})
+    prepared = prepare(everything, [split], task=Task.of_labels(checkpoint.labels), spec=checkpoint.spec)
+    where = device(settings)
+    return evaluate_head(checkpoint.build().to(where), prepared.features[split], checkpoint.labels, device=where)
+
+
+def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+    """The file, the most probable label and its probability, for each audio file."""
+    import torch
+
+    from wordflock.encoder import load_encoder
+    from wordflock.spectrogram import log_mel
+
+    checkpoint = load_checkpoint(path)
+    same_encoder(checkpoint, path)
+    clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
+    encoder, head = load_encoder(checkpoint.spec), checkpoint.build().eval()
+    samples = round(checkpoint.spec.window * SAMPLE_RATE)
+    for file, clip in zip(files, clips, strict=True):
+        with torch.inference_mode():
+            # Through float16, as the head's training features went.
+            features = encoder(torch.from_numpy(log_mel(fit(clip, samples)[np.newaxis]))).half().float()
+            probabilities = torch.softmax(head(features), dim=1)[0]
+        best = int(probabilities.argmax())
+        yield file, checkpoint.labels[best], float(probabilities[best])
+
+
+def same_encoder(checkpoint: Checkpoint, path: str) -> None:
+    """Raises WordflockError where the encoder of that name here is not the one that the head was trained on."""
+    from wordflock.weights import find
+
+    found = find(checkpoint.spec.encoder)
+    if found.fingerprint != checkpoint.spec.fingerprint:
+        raise WordflockError(
+            f"{path} was trained on another encoder {checkpoint.spec.encoder} (fingerprint "
+            f"{checkpoint.spec.fingerprint[:12]}) than the one here ({found.fingerprint[:12]}); install that one."
+        )
+
+
+def format_score(score: Score) -> str:
+    """The score as text."""
+    low, high = score.interval
+    lines = [f"accuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips, loss {score.loss:.4f}"]
+    lines += [f"  {label:<12} recall " + ("-" if r is None else f"{r:.4f}") for label, r in score.recall.items()]
+    return "\n".join(lines)
