@@ -16,6 +16,8 @@ from wordflock.errors import WordflockError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from soundfile import SoundFile
+
 SAMPLE_RATE = 16_000  # samples per second, of every clip
 
 _BLOCK = 1 << 20  # frames decoded at a time: a header that promises too much costs no memory
@@ -33,7 +35,7 @@ def read_clip(source: str | Path | bytes | bytearray | memoryview | BinaryIO, na
 
     `source` is a path, the file's bytes, or an open binary file; `name` is what errors call it.
     Returns shape (samples,) in [-1, 1]; the channels are averaged.
-    Raises WordflockError for what cannot be opened, is no audio, is cut short, or holds NaN or infinity.
+    Raises WordflockError for what cannot be opened, is no audio, is cut short or empty, or holds NaN or infinity.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the recording")
     try:
@@ -54,7 +56,7 @@ def read_clip(source: str | Path | bytes | bytearray | memoryview | BinaryIO, na
 def decode(file: BinaryIO) -> tuple[NDArray[np.float32], int]:
     """Decode an open audio file to its end: mono samples, shape (samples,), at the file's own rate (Hz).
 
-    Raises AudioFault for what is no audio, is cut short or damaged, or holds NaN or infinity.
+    Raises AudioFault for what is no audio, is cut short, damaged or empty, or holds NaN or infinity.
     """
     import soundfile
 
@@ -62,16 +64,20 @@ def decode(file: BinaryIO) -> tuple[NDArray[np.float32], int]:
         file = BytesIO(file.read())
     try:
         sound = soundfile.SoundFile(_QuietFile(file))
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw, whose rate nobody knows
+    except soundfile.SoundFileError as error:
         raise AudioFault("is not audio that can be read (WAV, FLAC, OGG, MP3)") from error
     with sound:
-        rate, promised = int(sound.samplerate), int(sound.frames)
+        rate = int(sound.samplerate)
+        # Without a header of its own an MP3's length is a guess from its size, tags included.
+        promised = sound.frames * (0.9 if sound.format == "MP3" else 1.0)
         try:
             samples = _read_all(sound)
         except soundfile.SoundFileError as error:
             raise AudioFault("is damaged or cut short") from error
     if len(samples) < promised or _is_cut_short(file):
         raise AudioFault(f"is cut short after {len(samples) / rate:.2f} s")
+    if not len(samples):
+        raise AudioFault("holds no samples")
     if not np.isfinite(samples).all():
         raise AudioFault("holds samples that are not numbers (NaN or infinity)")
     return samples, rate
@@ -114,10 +120,10 @@ def _open(source: str | Path | bytes | bytearray | memoryview | BinaryIO) -> Abs
     return nullcontext(source)  # the caller's own file stays open
 
 
-def _read_all(sound: object) -> NDArray[np.float32]:
+def _read_all(sound: SoundFile) -> NDArray[np.float32]:
     blocks: list[NDArray[np.float32]] = []
     while not blocks or len(blocks[-1]) == _BLOCK:
-        frames = sound.read(_BLOCK, dtype="float32", always_2d=True)  # type: ignore[attr-defined]
+        frames = sound.read(_BLOCK, dtype="float32", always_2d=True)
         with np.errstate(invalid="ignore"):  # infinities of opposite sign; refused later
             blocks.append(frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -136,9 +142,7 @@ def _is_cut_short(file: BinaryIO) -> bool:
             return _missing_bytes(file, end, ">4sI", b"SSND") > _SLACK
         case b"OggS":
             file.seek(max(0, end - _OGG_PAGE))
-            tail = file.read()
-            last_page = tail.rfind(b"OggS")
-            return not (0 <= last_page < len(tail) - 5 and tail[last_page + 5] & 4)  # 4: end of stream
+            return not _ends_with_the_stream(file.read())
     return False
 
 
@@ -150,3 +154,12 @@ def _missing_bytes(file: BinaryIO, end: int, header: str, sound: bytes) -> int:
             return 0 if size >= _UNKNOWN_SIZE else file.tell() + size - end
         file.seek(size + size % 2, 1)
     return 0
+
+
+def _ends_with_the_stream(tail: bytes) -> bool:
+    """Whether an OGG file's last page is whole and marked as the last (RFC 3533, section 6)."""
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27:
+        return False
+    is_last, segments = page[5] & 4, page[26]
+    return bool(is_last) and len(page) >= 27 + segments + sum(page[27 : 27 + segments])

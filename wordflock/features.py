@@ -12,8 +12,9 @@ import errno
 import os
 import sqlite3
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,22 +124,36 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
 
     encoder = load_encoder(store.spec).to(device)
     samples = round(store.spec.window * SAMPLE_RATE)
+
+    def encode(batch: NDArray[np.float32]) -> NDArray[np.float16]:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            features = encoder(torch.from_numpy(log_mel(batch)).to(device))
+            return features.to(torch.float16).cpu().numpy()  # type: ignore[no-any-return]
+
+    # A thread a core, each with batches of its own: they never wait for one another, as the threads inside torch do,
+    # and the features do not depend on how many there are.
+    workers, threads = os.cpu_count() or 1, torch.get_num_threads()
     recordings = read_samples(clips)
+    pending: deque[tuple[list[str], Future[NDArray[np.float16]]]] = deque()
 
-    def spectrograms(count: int) -> NDArray[np.float32]:
-        return log_mel(np.stack([fit(next(recordings), samples) for _ in range(count)]))
+    def keep() -> None:
+        keys, features = pending.popleft()
+        store.add(keys, features.result())
+        advance(len(keys))
 
-    batches = [clips[start : start + BATCH] for start in range(0, len(clips), BATCH)]
-    # One thread reads and transforms the next batch while this one encodes.
-    with ThreadPoolExecutor(1) as reader, progress("encoding", len(clips), "clips") as advance, torch.inference_mode():
-        upcoming = reader.submit(spectrograms, len(batches[0]))
-        for index, batch in enumerate(batches):
-            log_mels = torch.from_numpy(upcoming.result()).to(device)
-            if index + 1 < len(batches):
-                upcoming = reader.submit(spectrograms, len(batches[index + 1]))
-            features = encoder(log_mels).to(torch.float16).cpu().numpy()
-            store.add([clip.key for clip in batch], features)
-            advance(len(batch))
+    try:
+        with ThreadPoolExecutor(workers) as pool, progress("encoding", len(clips), "clips") as advance:
+            for start in range(0, len(clips), BATCH):
+                keys = [clip.key for clip in clips[start : start + BATCH]]
+                batch = np.stack([fit(next(recordings), samples) for _ in keys])
+                pending.append((keys, pool.submit(encode, batch)))
+                if len(pending) > 2 * workers:
+                    keep()
+            while pending:
+                keep()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class FeatureStore:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +53,9 @@ def partition_clips(
     table = Dataset.from_dict(columns)
     # Only iid leaves the order as it is, and clips come sorted by word.
     partitioner.dataset = table.shuffle(seed=settings.seed) if settings.partition == "iid" else table
-    parts = [np.sort(np.array(partitioner.load_partition(client)["clip"], dtype=np.int64)) for client in range(clients)]
+    with redirect_stderr(StringIO()):  # some partitioners draw a bar that cannot be switched off
+        rows = [partitioner.load_partition(client)["clip"] for client in range(clients)]
+    parts = [np.sort(np.array(clips, dtype=np.int64)) for clips in rows]
     if settings.partition == "speaker":  # the partitioner numbers the clients as they appear
         parts.sort(key=lambda part: int(columns["client"][part[0]]))
     return parts

@@ -47,7 +47,9 @@ def read_table(scan: Scan, speaker_pattern: str = "", table: str = "") -> ClipTa
     for recording in scan.recordings:
         name = recording.entry.name
         folders = name.split("/")[:-1]
-        split = SPLIT_NAMES.get(folders.pop(0).lower(), "") if by_split and folders else source_split
+        split = source_split
+        if by_split and folders and folders[0].lower() in SPLIT_NAMES:
+            split = SPLIT_NAMES[folders.pop(0).lower()]
         row = rows.get(name, _Row())
         word = row.word or (folders[0] if folders else "")
         if recording.fault:
@@ -90,9 +92,9 @@ def _speaker_finder(pattern: str, names: Sequence[str]) -> Callable[[str], str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise WordflockError(f"The speaker pattern {pattern!r} is no regular expression ({error}); mend it.") from error
+        raise WordflockError(f"The speaker pattern '{pattern}' is no regular expression ({error}); mend it.") from error
     if not expression.groups:
-        raise WordflockError(f"The speaker pattern {pattern!r} has no group; put the speaker in parentheses.")
+        raise WordflockError(f"The speaker pattern '{pattern}' has no group; put the speaker in parentheses.")
     group: str | int = "speaker" if "speaker" in expression.groupindex else 1
 
     def speaker_of(name: str) -> str:
@@ -101,7 +103,7 @@ def _speaker_finder(pattern: str, names: Sequence[str]) -> Callable[[str], str]:
 
     if names and not any(speaker_of(name) for name in names):
         raise WordflockError(
-            f"The speaker pattern {pattern!r} finds no speaker in any file; the first file is named {names[0]}."
+            f"The speaker pattern '{pattern}' finds no speaker in any file; the first file is named {names[0]}."
         )
     return speaker_of
 
@@ -134,9 +136,8 @@ def _read_cells(table: str) -> list[dict[str, str]]:
         raise WordflockError(f"The table {table} cannot be read ({error}); give a CSV or Parquet file.") from error
     wanted = ("speaker", "split", "word")
     if "file" not in columns or not set(wanted) & set(columns):
-        raise WordflockError(
-            f"The table {table} has the columns {', '.join(columns)}; it needs file and any of speaker, split and word."
-        )
+        there = f"has the columns {', '.join(columns)}" if columns else "has no columns"
+        raise WordflockError(f"The table {table} {there}; it needs file and any of speaker, split and word.")
     return [{column: _text(row.get(column)) for column in ("file", *wanted)} for row in rows]
 
 

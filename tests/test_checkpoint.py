@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wordflock.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    get_weights,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+    set_weights,
+    write_atomically,
+)
+from wordflock.errors import WordflockError
+from wordflock.features import FeatureSpec
+from wordflock.head import HEADS, build_head
+
+SPEC = FeatureSpec("tiny.en", "ab" * 32, 0.2, "2")
+FRAMES, WIDTH, LABELS = SPEC.frames, 6, ["ja", "ñandú", "_silence_", "_unknown_"]
+TRAINING = {"mode": "train", "seed": 3, "epoch": 7, "validation_accuracy": 0.9375}
+quietly = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+
+
+def a_checkpoint(kind: str = "mean", seed: int = 0) -> Checkpoint:
+    head = build_head(kind, FRAMES, WIDTH, len(LABELS), seed=seed)
+    return Checkpoint(LABELS, kind, FRAMES, WIDTH, SPEC, get_weights(head), TRAINING)
+
+
+def about(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {key: value for key, value in asdict(checkpoint).items() if key != "weights"}
+
+
+def assert_same(one: Checkpoint, other: Checkpoint) -> None:
+    assert about(one) == about(other)
+    assert one.weights.keys() == other.weights.keys()
+    for name, array in one.weights.items():
+        assert array.dtype == other.weights[name].dtype
+        np.testing.assert_array_equal(array, other.weights[name], err_msg=name)
+
+
+def assert_refused(path: Path, *words: str) -> None:
+    """It is refused in one sentence that names the file."""
+    with pytest.raises(WordflockError) as error:
+        load_checkpoint(path)
+    message = str(error.value)
+    assert str(path) in message and message.endswith(".") and "\n" not in message
+    assert not message.strip(".").replace(str(path), "").count(". "), message
+    for word in words:
+        assert word in message
+
+
+# There and back
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_what_is_loaded_is_what_was_saved(kind: str, tmp_path: Path) -> None:
+    saved = a_checkpoint(kind)
+    save_checkpoint(tmp_path / "best.safetensors", saved)
+    for path in (tmp_path / "best.safetensors", str(tmp_path / "best.safetensors")):
+        assert_same(load_checkpoint(path), saved)
+    features = torch.randn(3, FRAMES, WIDTH, generator=torch.Generator().manual_seed(0))
+    head = build_head(kind, FRAMES, WIDTH, len(LABELS))
+    assert torch.equal(load_checkpoint(tmp_path / "best.safetensors").build()(features), head(features))
+
+
+def test_a_checkpoint_is_plain_safetensors_without_pickle(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    saved = a_checkpoint()
+    save_checkpoint(tmp_path / "best.safetensors", saved)
+    with safe_open(tmp_path / "best.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["wordflock"]) == {"format": FORMAT, **about(saved)}
+        for name in file.keys():  # noqa: SIM118  a safe_open is no mapping
+            assert np.array_equal(file.get_tensor(name).numpy(), saved.weights[name])
+
+
+def test_a_large_head_that_was_allowed_once_loads(tmp_path: Path) -> None:
+    head = build_head("convolution", 1500, 384, 14, allow_large=True)
+    large = Checkpoint(["word"] * 14, "convolution", 1500, 384, SPEC, get_weights(head))
+    save_checkpoint(tmp_path / "large.safetensors", large)
+    assert_same(load_checkpoint(tmp_path / "large.safetensors"), large)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_weights_are_copies_both_ways(kind: str) -> None:
+    head, other = (build_head(kind, FRAMES, WIDTH, 4, seed=seed) for seed in (0, 1))
+    weights = get_weights(head)
+    set_weights(other, weights)
+    kept = {name: array.copy() for name, array in weights.items()}
+    for array in weights.values():
+        array.fill(7)
+    for built in (head, other):
+        for name, array in get_weights(built).items():
+            np.testing.assert_array_equal(array, kept[name])
+
+
+# What is no checkpoint
+
+
+def save_with(path: Path, saved: Checkpoint, **changes: Any) -> None:
+    """A checkpoint's file with other things said in it."""
+    save_tensors(path, saved.weights, {"wordflock": json.dumps({"format": FORMAT, **about(saved), **changes})})
+
+
+@quietly
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_a_cut_checkpoint_is_refused(fraction: float, tmp_path: Path) -> None:
+    path = tmp_path / "whole.safetensors"
+    if not path.exists():
+        save_checkpoint(path, a_checkpoint())
+    content = path.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: int(fraction * len(content))])
+    assert_refused(tmp_path / "cut.safetensors", "cannot be read")
+
+
+@quietly
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_checkpoint_with_other_bytes_in_its_header_loads_or_is_refused(
+    changes: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    path = tmp_path / "whole.safetensors"
+    if not path.exists():
+        save_checkpoint(path, a_checkpoint())
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    for position, byte in changes:
+        content[position % header] = byte
+    (tmp_path / "other.safetensors").write_bytes(content)
+    try:
+        loaded = load_checkpoint(tmp_path / "other.safetensors")
+    except WordflockError as error:
+        assert str(error).endswith(".") and "\n" not in str(error)
+    else:
+        assert loaded.build()(torch.zeros(1, FRAMES, WIDTH)).shape == (1, len(loaded.labels))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 8, b"garbage " * 50, b"\xff" * 100, b"\x80\x02}q\x00."])
+def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").write_bytes(content)
+    assert_refused(tmp_path / "best.safetensors", "cannot be read")
+
+
+def test_what_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "cannot be read")
+    assert_refused(tmp_path / "missing.safetensors", "There is no checkpoint")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"format": "pt"}, {"wordflock": ""}, {"wordflock": "{"}, {"wordflock": "[]"}, {"wordflock": "{}"}]
+)
+def test_another_safetensors_file_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
+    save_tensors(tmp_path / "model.safetensors", {"linear.weight": np.zeros((2, 2), np.float32)}, metadata)
+    assert_refused(tmp_path / "model.safetensors", "is not a checkpoint of Wordflock; give a best.safetensors of a run")
+
+
+@pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None])
+def test_another_version_s_checkpoint_is_refused(number: object, tmp_path: Path) -> None:
+    save_with(tmp_path / "best.safetensors", a_checkpoint(), format=number)
+    assert_refused(tmp_path / "best.safetensors", "another version of Wordflock")
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "another width": {"width": WIDTH + 1},
+    "one label less": {"labels": LABELS[1:]},
+    "another head": {"head": "convolution"},
+    "a head of the future": {"head": "transformer"},
+    "a width that no memory holds": {"width": 10**12},
+    "a negative width": {"width": -WIDTH},
+    "no spec": {"spec": None},
+    "half a spec": {"spec": {"encoder": "tiny.en"}},
+    "something new": {"something": "new"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_that_contradicts_its_weights_is_refused(change: str, tmp_path: Path) -> None:
+    save_with(tmp_path / "best.safetensors", a_checkpoint(), **CHANGES[change])
+    with pytest.raises(WordflockError, match=r"\.$"):
+        load_checkpoint(tmp_path / "best.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("output.bias"),
+        lambda weights: weights.update(more=np.zeros(3, np.float32)),
+        lambda weights: weights.update({"output.bias": np.zeros(9, np.float32)}),
+        lambda weights: weights.update({"output.weight": weights["output.weight"].T.copy()}),
+    ],
+    ids=["one too few", "one too many", "too long", "transposed"],
+)
+def test_weights_of_other_names_or_shapes_are_refused(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    saved = a_checkpoint()
+    change(saved.weights)
+    save_checkpoint(tmp_path / "best.safetensors", saved)
+    assert_refused(tmp_path / "best.safetensors", "is not a checkpoint of Wordflock")
+
+
+@quietly
+@given(value=st.sampled_from([np.nan, np.inf, -np.inf]), data=st.data())
+def test_one_weight_that_is_no_finite_number_is_refused(value: float, data: st.DataObject, tmp_path: Path) -> None:
+    saved = a_checkpoint()
+    array = saved.weights[data.draw(st.sampled_from(sorted(saved.weights)))]
+    array.reshape(-1)[data.draw(st.integers(0, array.size - 1))] = value
+    save_checkpoint(tmp_path / "best.safetensors", saved)
+    assert_refused(tmp_path / "best.safetensors", "not finite numbers")
+
+
+# What happens while one is written
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+import numpy as np
+from wordflock.checkpoint import Checkpoint, save_checkpoint
+from wordflock.features import FeatureSpec
+
+spec = FeatureSpec("tiny.en", "ab" * 32, 0.2, "2")
+shapes = {"norm.weight": 384, "norm.bias": 384, "hidden.weight": (256, 384), "hidden.bias": 256,
+          "output.weight": (4, 256), "output.bias": 4}
+for epoch in itertools.count(int(sys.argv[2])):
+    weights = {name: np.full(shape, epoch, np.float32) for name, shape in shapes.items()}
+    save_checkpoint(Path(sys.argv[1]), Checkpoint(list("abcd"), "mean", 10, 384, spec, weights, {"epoch": epoch}))
+    print(epoch, flush=True)
+"""
+
+
+def test_whoever_reads_while_another_writes_or_is_killed_reads_one_whole_checkpoint(tmp_path: Path) -> None:
+    path, chance, written = tmp_path / "last.safetensors", random.Random(0), 0
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(written + 1)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout
+            for _ in range(chance.randint(1, 8)):
+                written = int(process.stdout.readline())
+                assert_whole(path, at_least=written)
+            process.kill()
+            written = ([written, *map(int, process.stdout.read().split())])[-1]
+        assert process.returncode == -signal.SIGKILL
+        found = assert_whole(path, at_least=written)
+        assert found <= written + 1
+        written = found
+
+
+def assert_whole(path: Path, at_least: int) -> int:
+    """All of a checkpoint is of one epoch; returns it."""
+    checkpoint = load_checkpoint(path)
+    epoch = int(checkpoint.training["epoch"])
+    assert epoch >= at_least
+    assert {float(value) for array in checkpoint.weights.values() for value in np.unique(array)} == {float(epoch)}
+    return epoch
+
+
+LIMITED = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+from wordflock.checkpoint import load_tensors, save_tensors
+
+path = Path(sys.argv[1])
+weights, metadata = load_tensors(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, resource.RLIM_INFINITY))
+try:
+    save_tensors(path, {name: array + 1 for name, array in weights.items()}, metadata)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_disk_that_fills_while_one_is_written_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", a_checkpoint())
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "best.safetensors")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "File too large\n"
+    assert_same(load_checkpoint(tmp_path / "best.safetensors"), a_checkpoint())
+    assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+@given(old=st.binary(max_size=50), new=st.binary(max_size=50))
+@quietly
+def test_writing_atomically_is_writing(old: bytes, new: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(old)
+    write_atomically(tmp_path / "file", new)
+    assert (tmp_path / "file").read_bytes() == new
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_tensors_in_any_memory_order_come_back(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    tensors = {"transposed": array.T, "strided": array[::2, ::3], "scalar": np.array(3.5)}
+    save_tensors(tmp_path / "t.safetensors", tensors, {"epoch": "4"})
+    loaded, metadata = load_tensors(tmp_path / "t.safetensors")
+    assert metadata == {"epoch": "4"}
+    for name, expected in tensors.items():
+        np.testing.assert_array_equal(loaded[name], expected)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wordflock.errors import WordflockError
+from wordflock.settings import (
+    DataSettings,
+    FederationSettings,
+    HeadSettings,
+    PartitionSettings,
+    Settings,
+    TrainSettings,
+    dashed,
+)
+
+CLASSES = (DataSettings, Settings, PartitionSettings, HeadSettings, TrainSettings, FederationSettings)
+every_class = pytest.mark.parametrize("kind", CLASSES)
+every_option = pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(kind, name, id=name) for kind in CLASSES for name in kind.__annotations__]
+)
+
+
+def about(kind: type[DataSettings], name: str) -> tuple[Any, Any, Any]:
+    """An option's type, choices and least value."""
+    metadata = next(f.metadata for f in fields(kind) if f.name == name)
+    return get_type_hints(kind)[name], metadata["choices"], metadata["least"]
+
+
+def values(kind: type[DataSettings], name: str) -> st.SearchStrategy[Any]:
+    """All values that an option may have."""
+    hint, choices, least = about(kind, name)
+    if choices:
+        return st.sampled_from(choices)
+    by_type: dict[Any, st.SearchStrategy[Any]] = {
+        str: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        int: st.integers(least if least is not None else -(2**63), 2**63 - 1),
+        float: st.floats(least, allow_nan=False, allow_infinity=False),
+        bool: st.booleans(),
+        bool | None: st.none() | st.booleans(),
+    }
+    return by_type[hint]
+
+
+some_settings = st.sampled_from(CLASSES).flatmap(
+    lambda kind: st.fixed_dictionaries({}, optional={f.name: values(kind, f.name) for f in fields(kind)}).map(
+        lambda chosen: kind(**chosen)
+    )
+)
+
+
+# There and back
+
+
+@settings(deadline=None)
+@given(some_settings)
+def test_settings_survive_the_configuration(chosen: DataSettings) -> None:
+    config = chosen.as_config()
+    assert type(chosen).from_config(config) == chosen
+    assert all(type(value) in (str, int, float, bool) for value in config.values())  # all that Flower passes on
+    assert not any("_" in key for key in config)
+
+
+@settings(deadline=None)
+@given(some_settings)
+def test_settings_survive_a_toml_file(chosen: DataSettings) -> None:
+    text = tomli_w.dumps({"mode": "train", **chosen.as_config()})
+    assert type(chosen).from_config(tomllib.loads(text)) == chosen
+
+
+@settings(deadline=None)
+@given(some_settings, st.sampled_from(CLASSES))
+def test_a_configuration_s_other_keys_are_passed_over(chosen: DataSettings, other: type[DataSettings]) -> None:
+    read = other.from_config({**chosen.as_config(), "mode": "train", "something-else": [1]})
+    shared = {f.name for f in fields(chosen)} & {f.name for f in fields(other)}
+    for f in fields(other):
+        assert getattr(read, f.name) == (getattr(chosen, f.name) if f.name in shared else f.default)
+
+
+@every_class
+def test_what_is_not_said_is_the_default(kind: type[DataSettings]) -> None:
+    assert kind.from_config({}) == kind()
+    assert kind.from_config(kind().as_config()) == kind()
+
+
+def test_what_is_not_set_is_not_written() -> None:
+    assert {"unknown", "silence"}.isdisjoint(Settings().as_config())
+    assert Settings(unknown=False, silence=True).as_config().items() >= {"unknown": False, "silence": True}.items()
+
+
+# What users are told
+
+
+@every_option
+def test_every_option_says_what_it_is_for_and_has_a_default_that_it_allows(kind: type[DataSettings], name: str) -> None:
+    option = next(f for f in fields(kind) if f.name == name)
+    hint, choices, least = about(kind, name)
+    help = option.metadata["help"]
+    assert help[0].isupper() and help.endswith((".", ")")) and "\n" not in help
+    assert isinstance(option.default, hint)
+    assert not choices or option.default in choices
+    assert least is None or option.default >= least
+    assert name == name.lower() and dashed(name).replace("-", "_") == name
+
+
+# What is refused
+
+
+@every_option
+def test_a_value_of_the_wrong_type_is_refused(kind: type[DataSettings], name: str) -> None:
+    hint, _, _ = about(kind, name)
+    wrong: list[Any] = [[1], {"a": 1}, None, 1 + 1j]
+    wrong += [] if hint is str else ["1"]
+    wrong += [] if hint in (int, float) else [1]
+    wrong += [] if hint is float else [1.5]
+    wrong.remove(None) if hint == bool | None else None
+    for value in wrong:
+        with pytest.raises(WordflockError) as error:
+            kind.from_config({dashed(name): value})
+        assert str(error.value) == f"The configuration's {dashed(name)} = {value!r} is of the wrong type."
+
+
+@every_class
+def test_a_whole_number_will_do_for_a_real_one(kind: type[DataSettings]) -> None:
+    for f in fields(kind):
+        if get_type_hints(kind)[f.name] is float:
+            value = getattr(kind.from_config({dashed(f.name): 2}), f.name)
+            assert value == 2.0 and type(value) is float
+
+
+@every_option
+def test_a_value_below_the_least_or_none_of_the_choices_is_refused(kind: type[DataSettings], name: str) -> None:
+    hint, choices, least = about(kind, name)
+    if choices:
+        with pytest.raises(WordflockError) as error:
+            kind(**{name: "nonsense"})
+        assert str(error.value) == f"--{dashed(name)} nonsense is none of {', '.join(choices)}."
+    if least is not None:
+        below = [least - 1] if hint is int else [math.nextafter(least, -math.inf), -math.inf, math.nan]
+        for value in below:
+            for make in (
+                lambda value=value: kind(**{name: value}),
+                lambda v=value: kind.from_config({dashed(name): v}),
+            ):
+                with pytest.raises(WordflockError) as error:
+                    make()
+                assert str(error.value) == f"--{dashed(name)} {value} is too small; the least is {least}."
+        assert getattr(kind(**{name: hint(least)}), name) == least
+
+
+# What is derived
+
+
+@given(
+    st.lists(st.text("abcäß ", min_size=1).map(str.strip).filter(bool), max_size=5), st.sampled_from([",", ", ", " ,"])
+)
+def test_keywords_are_taken_apart_at_commas(words: list[str], comma: str) -> None:
+    assert Settings(keywords=comma.join(words)).keyword_list == words
+    assert Settings(keywords=comma.join(words) + ",").keyword_list == words
+
+
+def test_the_cache_is_in_the_home_folder_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert DataSettings().cache_folder == Path("/home/ada/.cache/wordflock")
+    assert DataSettings(cache="~/features").cache_folder == Path("/home/ada/features")
+    assert DataSettings(cache="/mnt/features").cache_folder == Path("/mnt/features")

@@ -1,0 +1,454 @@
+"""Synthetic spoken words: a data set in the layout of Speech Commands, made on this machine with nothing to download.
+
+espeak-ng (the shared library that espeakng-loader brings) says each word in many voices. A voice is a dialect and a
+vocal tract with a pitch, a melody, a tempo, a microphone, a room and a noise level of its own; every take differs
+again in all but the room. Validation and test voices have dialects in common with the training voices, but no vocal
+tract. https://github.com/espeak-ng/espeak-ng, `speak_lib.h`; layout: Warden 2018, arXiv:1804.03209.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from wordflock.audio import SAMPLE_RATE
+from wordflock.data.clips import SPLITS
+from wordflock.errors import WordflockError
+from wordflock.randomness import numpy_generator
+
+Samples = NDArray[np.float64]  # shape (samples,), at SAMPLE_RATE, full scale is ±1
+
+EDITION = 1  # raise it with every change that changes the bytes of a data set: it is a part of the recipe
+
+# The words of Speech Commands v0.02, the ten usual keywords first.
+WORDS = tuple(
+    "yes no up down left right on off stop go "  # noqa: SIM905 (a list would take a line for every word)
+    "backward bed bird cat dog eight five follow forward four happy house learn "
+    "marvin nine one seven sheila six three tree two visual wow zero".split()
+)
+
+# The vocal tracts of espeak-ng 1.52 that are plausible speech: Whisper tiny.en understands most of what they say, and a
+# linear head trained on all other tracts knows every word. Left out: robots, echoes, extreme pitches and near-copies.
+TRACTS = tuple(
+    "Alex Andrea Annie Denis Gene Henrique Lee Mario Michael Mike Nguyen Reed adam anika aunty belinda benjamin "  # noqa: SIM905
+    "croak david ed edward f1 f2 f3 f4 f5 grandma grandpa gustave iven4 john klatt klatt3 klatt5 m1 m2 m3 m4 m5 m6 m7 "
+    "m8 max michel mike2 norbert pablo paul pedro quincy rob sandro steph victor whisper whisperf".split()
+)
+NOT_A_DIALECT = "en-shaw"  # another alphabet for en
+
+CLIP_SAMPLES = SAMPLE_RATE  # 1 s
+LONGEST_WORD = 0.9  # seconds
+LONGEST_ECHO = SAMPLE_RATE // 2  # samples
+FASTEST = 320  # words a minute; beyond this words blur
+BACKGROUND_SECONDS = 40
+
+
+def synthesize(
+    folder: Path,
+    *,
+    words: Sequence[str] = WORDS[:10],
+    others: Sequence[str] = WORDS[10:],
+    voices: int = 100,
+    takes: int = 2,
+    language: str = "en",
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Write a data set of 16 kHz one-second FLAC clips to `folder`: `<word>/<speaker>_nohash_<n>.flac`.
+
+    Each of `voices` training voices says every one of `words` `takes` times, and 1.5 × `takes` clips of `others`, the
+    words that a task calls unknown. A sixth as many voices again for validation and for testing say everything twice
+    as often; `validation_list.txt` and `testing_list.txt` name their clips. `_background_noise_` holds recordings
+    without speech. `language` is a language of espeak-ng with all its dialects ("en", "de"), or a dialect ("en-us").
+
+    The same arguments give the same bytes, with the same espeak-ng on the same type of machine. The folder appears
+    only when it is complete; one that holds this very data set is left as it is. `progress` needs a terminal.
+
+    Raises WordflockError: espeakng-loader is not installed, the folder holds something else or cannot be made, a word
+    cannot be spoken or cannot name a folder, or a number or the language is out of range.
+    """
+    words = _checked(words)
+    others = tuple(word for word in _checked(others) if word not in words)
+    recipe = _Recipe(words, others, voices, takes, language, seed)
+    for name, value, least in (("words", len(words), 1), ("voices", voices, 1), ("takes", takes, 1), ("seed", seed, 0)):
+        if value < least:
+            raise WordflockError(f"A data set cannot have {name} = {value}: give {least} or more.")
+    folder = folder.resolve()
+    with TemporaryDirectory(prefix="wordflock-") as home:
+        espeak = _Espeak(Path(home))
+        readme = recipe.readme(espeak.version)
+        if _holds(folder, readme):
+            return
+        cast = _cast(espeak, recipe)
+        for word in (*words, *others):
+            _say(espeak, cast[0], word, numpy_generator(seed, "audition", word))  # fails before anything is written
+        with _beside(folder) as scratch:
+            whole = Path(scratch) / "whole"
+            whole.mkdir()
+            _record(whole, espeak, cast, recipe, progress)
+            (whole / "README.txt").write_bytes(readme.encode())
+            try:
+                whole.rename(folder)
+            except OSError:
+                if not _holds(folder, readme):  # else another process was quicker
+                    raise
+
+
+def _checked(words: Sequence[str]) -> tuple[str, ...]:
+    """The words without repetitions; WordflockError for one that cannot be the name of a folder of clips."""
+    for word in words:
+        if not any(letter.isalnum() for letter in word):
+            raise WordflockError(f"The word {word!r} has no sound: write it in letters.")
+        if word != word.strip() or word[0] in "_." or not word.isprintable() or set(word) & set("/\\"):
+            raise WordflockError(
+                f"The word {word!r} cannot name a folder of clips: write it without slashes, line breaks or outer "
+                "spaces, and begin it with neither '_' nor '.'."
+            )
+    return tuple(dict.fromkeys(words))
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a data set is made from, apart from espeak-ng itself."""
+
+    words: tuple[str, ...]
+    others: tuple[str, ...]
+    voices: int  # for training
+    takes: int  # of a word by a training voice
+    language: str
+    seed: int
+
+    @property
+    def evaluation_voices(self) -> int:
+        """For validation, and as many for testing."""
+        return max(1, self.voices // 6)
+
+    def takes_of(self, split: str) -> int:
+        """Of each word, by a voice of the split: twice as many where there are few voices to measure by."""
+        return self.takes if split == "train" else 2 * self.takes
+
+    def others_of(self, split: str) -> int:
+        """Clips of other words, all together, by a voice of the split."""
+        return -(-3 * self.takes_of(split) // 2) if self.others else 0
+
+    def readme(self, version: str) -> str:
+        """The whole recipe: equal text means equal bytes."""
+        return f"""\
+Synthetic spoken words in the layout of Speech Commands. Nobody speaks here: espeak-ng does.
+Made by wordflock.data.synthetic.synthesize with this recipe.
+
+edition: {EDITION}
+espeak-ng: {version}
+language: {self.language}
+seed: {self.seed}
+voices: {self.voices} for training, {self.evaluation_voices} for validation, {self.evaluation_voices} for testing
+takes of a word by a voice: {self.takes_of("train")} for training, {self.takes_of("test")} otherwise
+clips of other words by a voice: {self.others_of("train")} for training, {self.others_of("test")} otherwise
+words: {json.dumps(self.words, ensure_ascii=False)}
+other words: {json.dumps(self.others, ensure_ascii=False)}
+"""
+
+
+def _holds(folder: Path, readme: str) -> bool:
+    """Whether the data set is there already; WordflockError when something else is."""
+    if not folder.exists():
+        return False
+    file = folder / "README.txt"
+    if file.is_file() and file.read_bytes() == readme.encode():
+        return True
+    raise WordflockError(f"{folder} exists and is not the data set asked for: name another folder, or remove this one.")
+
+
+def _beside(folder: Path) -> TemporaryDirectory[str]:
+    """A hidden folder on the same file system, so that what is made in it can be renamed to `folder` in one step."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    except OSError as error:
+        raise WordflockError(f"{folder} cannot be made ({error.strerror}): name a folder you may write to.") from error
+
+
+# The voices
+
+
+@dataclass(frozen=True, eq=False)
+class _Voice:
+    """One speaker: who it is, how it talks, and where."""
+
+    index: int  # counted through all splits
+    speaker: str  # 8 hexadecimal digits
+    split: str
+    name: str  # for espeak-ng, for example "en-gb-scotland+f3"
+    rate: int  # words a minute
+    pitch: int  # 0 to 99, 50 is the vocal tract's own
+    melody: int  # 0 (monotone) to 99
+    loudness: float  # peak of a clip, dB below full scale
+    clearness: float  # speech over noise, dB
+    room: Samples  # impulse response from mouth to microphone
+
+
+def _cast(espeak: _Espeak, recipe: _Recipe) -> list[_Voice]:
+    """The voices of all splits; no vocal tract is heard in two of them."""
+    generator = numpy_generator(recipe.seed, "voices")
+    dialects = espeak.dialects(recipe.language)
+    tracts = generator.permutation(espeak.tracts()).tolist()
+    first_speaker = int(generator.integers(2**32))
+    sixth = len(tracts) // 6
+    of_split = {"train": tracts[2 * sixth :], "validation": tracts[sixth : 2 * sixth], "test": tracts[:sixth]}
+    cast: list[_Voice] = []
+    for split in SPLITS:
+        for i in range(recipe.voices if split == "train" else recipe.evaluation_voices):
+            lap, place = divmod(i, len(of_split[split]))
+            dialect = dialects[(place + lap) % len(dialects)]  # a pair comes again only after all pairs have come
+            speaker = (first_speaker + len(cast) * 0x9E3779B1) % 2**32  # an odd factor: no two are the same
+            name = f"{dialect}+{of_split[split][place]}"
+            cast.append(_voice(len(cast), f"{speaker:08x}", split, name, recipe.seed))
+    return cast
+
+
+def _voice(index: int, speaker: str, split: str, name: str, seed: int) -> _Voice:
+    """The rest of a speaker, by chance."""
+    generator = numpy_generator(seed, "voice", index)
+    return _Voice(
+        index=index,
+        speaker=speaker,
+        split=split,
+        name=name,
+        rate=int(generator.integers(110, 190)),
+        pitch=int(generator.integers(30, 71)),
+        melody=int(generator.integers(20, 90)),
+        loudness=generator.uniform(6, 24),
+        clearness=generator.uniform(10, 32),
+        room=_room(generator),
+    )
+
+
+def _room(generator: np.random.Generator) -> Samples:
+    """The direct sound, tilted by the microphone, then an echo that decays by 60 dB in 0.1 to 0.5 s."""
+    decay = generator.uniform(0.1, LONGEST_ECHO / SAMPLE_RATE)
+    times = np.arange(int(decay * SAMPLE_RATE)) / SAMPLE_RATE
+    echo = generator.standard_normal(len(times)) * 10 ** (-3 * times / decay)
+    echo *= 10 ** (-generator.uniform(0, 20) / 20) / np.linalg.norm(echo)  # the farther away, the louder the echo
+    echo[:2] += 1, generator.uniform(-0.5, 0.3)
+    return echo
+
+
+# The recordings
+
+
+def _record(folder: Path, espeak: _Espeak, cast: Sequence[_Voice], recipe: _Recipe, progress: bool) -> None:
+    """Write background, clips and lists into an empty folder, in an order that never changes (see _Espeak)."""
+    from rich.console import Console
+    from rich.progress import track
+
+    backgrounds = _backgrounds(espeak, cast[: recipe.voices], recipe)
+    for name, samples in backgrounds.items():
+        _write(folder / "_background_noise_" / f"{name}.flac", samples)
+    lists: dict[str, list[str]] = {split: [] for split in SPLITS}
+    script = [(voice, word, take) for voice in cast for word, take in _script(voice, recipe)]
+    hidden = not (progress and sys.stderr.isatty())
+    for voice, word, take in track(script, "Synthesizing words", console=Console(stderr=True), disable=hidden):
+        generator = numpy_generator(recipe.seed, "clip", voice.index, word, take)
+        name = f"{word}/{voice.speaker}_nohash_{take}.flac"
+        spoken = _say(espeak, voice, word, generator)
+        _write(folder / name, _take(spoken, voice, list(backgrounds.values()), generator))
+        lists[voice.split].append(name)
+    for split, file in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
+        (folder / file).write_bytes("".join(f"{name}\n" for name in sorted(lists[split])).encode())
+
+
+def _script(voice: _Voice, recipe: _Recipe) -> Iterator[tuple[str, int]]:
+    """The word and the number of every take of one voice."""
+    yield from product(recipe.words, range(recipe.takes_of(voice.split)))
+    count = recipe.others_of(voice.split)
+    for i in range(count):
+        # Voice after voice goes on in the list, so that the other words come about equally often.
+        yield recipe.others[(voice.index * count + i) % len(recipe.others)], i // len(recipe.others)
+
+
+def _say(espeak: _Espeak, voice: _Voice, word: str, generator: np.random.Generator) -> Samples:
+    """One take of a word: the sound alone, from its first sample to its last."""
+    rate = voice.rate * generator.uniform(0.9, 1.1)
+    pitch = voice.pitch + int(generator.integers(-5, 6))
+    melody = voice.melody + int(generator.integers(-10, 11))
+    mark = generator.choice(["", ".", "!", "?", ","])  # another tune for the same word
+    while True:
+        samples = espeak.say(voice.name, word + mark, int(rate), pitch, melody, int(generator.integers(2**31)))
+        loud = np.flatnonzero(np.abs(samples) > 0.003 * max(0.03, np.abs(samples).max(initial=0)))
+        if not len(loud):
+            raise WordflockError(f"espeak-ng has no sound for the word {word!r}: write it in letters.")
+        samples = samples[loud[0] : loud[-1] + 1]
+        seconds = len(samples) / espeak.rate
+        if seconds <= LONGEST_WORD:
+            return np.asarray(soxr.resample(samples, espeak.rate, SAMPLE_RATE), dtype=np.float64)
+        if rate >= FASTEST:
+            raise WordflockError(
+                f"The word {word!r} takes {seconds:.1f} s even when spoken fast, and a clip is 1 s: give a shorter one."
+            )
+        rate = min(FASTEST, rate * max(1.1, seconds / LONGEST_WORD))
+
+
+def _take(spoken: Samples, voice: _Voice, backgrounds: Sequence[Samples], generator: np.random.Generator) -> Samples:
+    """The clip: the word somewhere in its second, in the voice's room, with some background behind it."""
+    clip = np.zeros(CLIP_SAMPLES)
+    start = int(generator.triangular(0, 0.5, 1) * (CLIP_SAMPLES - len(spoken)))
+    clip[start : start + len(spoken)] = spoken
+    size = CLIP_SAMPLES + LONGEST_ECHO
+    clip = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(voice.room, size), size)[:CLIP_SAMPLES]
+    background = backgrounds[int(generator.integers(len(backgrounds)))]
+    begin = generator.integers(len(background) - CLIP_SAMPLES)
+    noise = background[begin : begin + CLIP_SAMPLES]
+    clearness = voice.clearness + generator.uniform(-4, 4)
+    gain = _level(clip[start : start + len(spoken)]) / max(_level(noise), 1e-6) * 10 ** (-clearness / 20)
+    return _scaled(clip + gain * noise, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
+
+
+def _backgrounds(espeak: _Espeak, voices: Sequence[_Voice], recipe: _Recipe) -> dict[str, Samples]:
+    """Recordings without intelligible speech, each BACKGROUND_SECONDS long."""
+    generator = numpy_generator(recipe.seed, "background")
+    seconds = np.arange(BACKGROUND_SECONDS * SAMPLE_RATE) / SAMPLE_RATE
+    mains = generator.choice([50, 60])
+    hum = 0.1 * _noise(generator, 1)
+    for k in range(1, 25):
+        hum += np.sin(2 * np.pi * (mains * k * seconds + generator.random())) / k
+    return {
+        "white_noise": _scaled(_noise(generator, 0), 0.3),
+        "pink_noise": _scaled(_noise(generator, 1), 0.5),
+        "mains_hum": _scaled(hum, 0.3),
+        "traffic": _scaled(_noise(generator, 2, lowest=40) * _swell(generator, 0.5), 0.7),
+        "gusts": _scaled(_noise(generator, 1.3, lowest=200) * _swell(generator, 4), 0.5),
+        "babble": _scaled(_babble(espeak, voices, recipe.others or recipe.words, generator), 0.2),
+    }
+
+
+def _noise(generator: np.random.Generator, slope: float, lowest: float = 20) -> Samples:
+    """Noise whose power falls as frequency^-slope above `lowest` Hz and is nothing below; root mean square 1."""
+    spectrum = np.fft.rfft(generator.standard_normal(BACKGROUND_SECONDS * SAMPLE_RATE))
+    frequencies = np.fft.rfftfreq(BACKGROUND_SECONDS * SAMPLE_RATE, 1 / SAMPLE_RATE)
+    spectrum *= np.where(frequencies < lowest, 0, np.maximum(frequencies, lowest) ** (-slope / 2))
+    noise = np.fft.irfft(spectrum)
+    return noise / _level(noise)
+
+
+def _swell(generator: np.random.Generator, rate: float) -> Samples:
+    """A loudness that wanders, with about `rate` rises and falls a second."""
+    knots = np.exp(generator.normal(0, 0.7, int(BACKGROUND_SECONDS * rate) + 2))
+    return np.interp(np.arange(BACKGROUND_SECONDS * SAMPLE_RATE) / SAMPLE_RATE * rate, np.arange(len(knots)), knots)
+
+
+def _babble(espeak: _Espeak, voices: Sequence[_Voice], words: Sequence[str], generator: np.random.Generator) -> Samples:
+    """Eight voices talking at once, played backwards: the sound of speech without a word in it."""
+    total = np.zeros(BACKGROUND_SECONDS * SAMPLE_RATE)
+    for i in range(8):
+        voice = voices[i % len(voices)]
+        text = " ".join(generator.choice(words, 100))
+        samples = espeak.say(voice.name, text, voice.rate, voice.pitch, voice.melody, int(generator.integers(2**31)))
+        talk = soxr.resample(samples[::-1], espeak.rate, SAMPLE_RATE)
+        total += np.roll(np.resize(talk / max(_level(talk), 1e-6), len(total)), generator.integers(len(total)))
+    return total
+
+
+def _level(samples: Samples) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(samples))))
+
+
+def _scaled(samples: Samples, peak: float) -> Samples:
+    return samples * (peak / max(float(np.abs(samples).max()), 1e-6))
+
+
+def _write(file: Path, samples: Samples) -> None:
+    encoded = BytesIO()  # given a file, soundfile waits for the disk after each
+    soundfile.write(encoded, np.round(samples * (2**15 - 1)).astype(np.int16), SAMPLE_RATE, "PCM_16", format="FLAC")
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(encoded.getvalue())
+
+
+# The synthesizer
+
+
+class _Espeak:
+    """espeak-ng's shared library, in a state that depends on nothing but the calls made to this object.
+
+    What it says depends on what it said before (the phase of the voice's flutter, its gain control, its noise), and
+    nothing resets that, not even a new start. So each object loads a copy of the library of its own.
+    """
+
+    _SYNCHRONOUS = 2  # samples come to the callback, and nothing is played
+    _DO_NOT_EXIT = 0x8000  # return an error instead of ending the process
+    _UTF8 = 1
+    _RATE, _PITCH, _RANGE = 1, 3, 4
+
+    def __init__(self, home: Path) -> None:
+        """`home`: an empty folder that lives as long as this object."""
+        try:
+            import espeakng_loader
+        except ImportError as error:
+            raise WordflockError(
+                "Synthetic words need espeakng-loader, which is not installed: pip install 'wordflock[train]'."
+            ) from error
+        library, self._data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
+        (home / "data").symlink_to(self._data)  # espeak-ng cuts a path to its data at 160 characters
+        try:
+            self._library = ctypes.CDLL(str(shutil.copy(library, home)))
+        except OSError as error:
+            raise WordflockError(
+                f"espeak-ng cannot be loaded from {home} ({error}): let TMPDIR be a folder that may hold programs."
+            ) from error
+        self._library.espeak_Info.restype = ctypes.c_char_p
+        self.rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, bytes(home / "data"), self._DO_NOT_EXIT)
+        if self.rate <= 0:
+            raise WordflockError(
+                f"espeak-ng finds no voices in {home / 'data'}: install espeakng-loader again, or shorten TMPDIR."
+            )
+        self.version = self._library.espeak_Info(None).decode()
+        self._chunks: list[bytes] = []
+        signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._callback = signature(self._collect)  # kept: ctypes does not keep it alive for the library
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def tracts(self) -> list[str]:
+        """Those of TRACTS that this espeak-ng has; it would speak with its usual voice for any other."""
+        return [name for name in TRACTS if (self._data / "voices" / "!v" / name).is_file()]
+
+    def dialects(self, language: str) -> list[str]:
+        """The names of a language and its dialects; WordflockError for a language that espeak-ng does not speak."""
+        names = sorted(file.name.lower() for file in (self._data / "lang").rglob("*") if file.is_file())
+        wanted = language.lower()
+        found = [name for name in names if f"{name}-".startswith(f"{wanted}-") and name != NOT_A_DIALECT]
+        if not found:
+            languages = ", ".join(name for name in names if "-" not in name)
+            raise WordflockError(f"espeak-ng does not speak the language {language!r}: choose from {languages}.")
+        return found
+
+    def say(self, voice: str, text: str, rate: int, pitch: int, melody: int, seed: int) -> Samples:
+        """What a voice makes of a text, with silence around it, at `self.rate` and not SAMPLE_RATE."""
+        self._chunks.clear()
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise WordflockError(f"espeak-ng has no voice {voice!r}: install espeakng-loader again.")
+        for parameter, value in ((self._RATE, rate), (self._PITCH, pitch), (self._RANGE, melody)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        self._library.srand(seed)  # the C library's: some voices take their breath from it
+        encoded = text.encode()
+        self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, self._UTF8, None, None)
+        self._library.espeak_Synchronize()
+        return np.frombuffer(b"".join(self._chunks), dtype=np.int16) / 2**15
+
+    def _collect(self, samples: int | None, count: int, events: int | None) -> int:
+        if samples and count > 0:
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0  # go on
