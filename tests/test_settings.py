@@ -91,9 +91,16 @@ def test_what_is_not_said_is_the_default(kind: type[DataSettings]) -> None:
     assert kind.from_config(kind().as_config()) == kind()
 
 
-def test_what_is_not_set_is_not_written() -> None:
-    assert {"unknown", "silence"}.isdisjoint(Settings().as_config())
+def test_a_configuration_has_every_option_and_says_nothing_of_what_is_not_set() -> None:
+    for kind in CLASSES:
+        assert kind().as_config().keys() == {dashed(f.name) for f in fields(kind)}
+    assert Settings().as_config().items() >= {"unknown": "", "silence": ""}.items()
     assert Settings(unknown=False, silence=True).as_config().items() >= {"unknown": False, "silence": True}.items()
+
+
+def test_flwr_run_starts_from_the_same_defaults() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["tool"]["flwr"]["app"]["config"] == FederationSettings().as_config()
 
 
 # What users are told

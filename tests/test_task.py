@@ -124,7 +124,7 @@ def test_speech_commands_without_background_is_asked_about_silence() -> None:
 
 
 def test_silence_clips_of_its_own_will_do_for_silence() -> None:
-    assert choose_task(table("yes", "no", SILENCE), [], True, None).labels == ["yes", "no", SILENCE]
+    assert choose_task(table("yes", "no", SILENCE), [], True, None).labels == ["no", "yes", SILENCE]
 
 
 # Examples
@@ -155,21 +155,20 @@ def test_silence_is_a_tenth_of_a_split_and_every_crop_another(clips: int, split:
     assert all((one.seconds, one.speaker, one.split) == (1.0, "", split) for one in silent)
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=seeds, seconds=st.lists(st.floats(2.0, 95.0), min_size=1, max_size=3), count=st.integers(1, 60))
-def test_no_noise_is_heard_in_two_splits(seed: int, seconds: list[float], count: int) -> None:
-    background = [noise(f"noise {number}", length) for number, length in enumerate(seconds)]
-    length_of = {one.content: one.seconds for one in background}
-    crops = {split: silence_crops(background, split, count, seed) for split in SPLITS}
-    for one in (one for split in SPLITS for one in crops[split]):
-        assert one.start is not None
-        assert 0 <= one.start and one.start + one.seconds <= length_of[one.content] + 0.5 / SAMPLE_RATE
-        assert (one.start * SAMPLE_RATE).is_integer()
-    for first, second in combinations(SPLITS, 2):
-        for one in crops[first]:
-            for other in crops[second]:
-                if one.content == other.content:
-                    assert abs(one.start - other.start) >= 1.0 - 1e-9
+@settings(deadline=None, max_examples=15)
+@given(seed=seeds, lengths=st.lists(st.integers(32_000, 1_500_000), min_size=1, max_size=3), count=st.integers(1, 20))
+def test_no_sample_of_noise_is_heard_in_two_splits(seed: int, lengths: list[int], count: int) -> None:
+    background = [noise(f"noise {number}", length / SAMPLE_RATE) for number, length in enumerate(lengths)]
+    heard: dict[tuple[str, str], set[int]] = {}
+    for split in SPLITS:
+        for crop in silence_crops(background, split, count, seed):
+            assert crop.start is not None
+            first = round(crop.start * SAMPLE_RATE)
+            heard.setdefault((crop.name, split), set()).update(range(first, first + SAMPLE_RATE))
+    for recording, length in zip(background, lengths, strict=True):
+        parts = [heard.get((recording.name, split), set()) for split in SPLITS]
+        assert all(one.isdisjoint(other) for one, other in combinations(parts, 2))
+        assert set().union(*parts) <= set(range(length))
 
 
 @settings(deadline=None, max_examples=30)
@@ -194,12 +193,13 @@ def test_the_seed_alone_decides_which_crops_are_silence(seed: int, split: str) -
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=seeds, extra=st.lists(st.integers(0, 40), min_size=1, max_size=3), count=st.integers(0, 60))
+@given(seed=seeds, extra=st.lists(st.integers(0, 200), min_size=1, max_size=3), count=st.integers(1, 60))
 def test_recordings_with_little_room_give_what_they_have(seed: int, extra: list[int], count: int) -> None:
     """Ten seconds and a few samples: validation has a second of each recording, and hardly a place for another."""
     background = [noise(f"noise {number}", 10.0 + samples / SAMPLE_RATE) for number, samples in enumerate(extra)]
     crops = silence_crops(background, "validation", count, seed)
-    assert len(crops) <= min(count, sum(extra))
+    assert len(crops) <= min(count, sum(samples / 10 + 1 for samples in extra))
+    assert crops or max(extra) < 40
     assert len({one.key for one in crops}) == len(crops)
 
 

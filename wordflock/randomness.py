@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def numpy_generator(seed: int, *place: str | int) -> np.random.Generator:
     """A generator that depends on nothing but the seed and the place, for example ("round", 3, "client", 17)."""
     words = [crc32(part.encode()) if isinstance(part, str) else part for part in place]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))
+    # The length stands in front because SeedSequence does not see zeros at the end.
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, len(words), *words])))
 
 
 def torch_generator(seed: int, *place: str | int) -> torch.Generator:

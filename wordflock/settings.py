@@ -41,8 +41,9 @@ class DataSettings:
         return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "wordflock"
 
     def as_config(self) -> dict[str, str | int | float | bool]:
-        """Flat, with dashes, without what is not set: the form of config.toml and of Flower's run configuration."""
-        return {dashed(f.name): value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        """Flat, with dashes, "" for what is not set: the form of config.toml and of Flower's run configuration."""
+        values = {dashed(f.name): getattr(self, f.name) for f in fields(self)}
+        return {key: "" if value is None else value for key, value in values.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -54,7 +55,7 @@ class DataSettings:
         values = {}
         for f in fields(cls):
             if (key := dashed(f.name)) in config:
-                value = config[key]
+                value = None if config[key] == "" and f.default is None else config[key]
                 if types[f.name] is float and type(value) is int:
                     value = float(value)
                 if not isinstance(value, types[f.name]):

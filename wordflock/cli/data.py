@@ -10,6 +10,26 @@ from wordflock.cli.options import command
 from wordflock.settings import PartitionSettings
 
 
+@command(data_app, "synthesize")
+def synthesize(
+    folder: Annotated[str, typer.Argument(help="Folder to write; it must not exist yet.")],
+    words: Annotated[str, typer.Option(help="Words, separated by commas. (default: those of Speech Commands)")] = "",
+    others: Annotated[str, typer.Option(help="Words for _unknown_. (default: the rest of Speech Commands)")] = "",
+    voices: Annotated[int, typer.Option(help="Voices to train on; a third as many come on top for the rest.")] = 100,
+    takes: Annotated[int, typer.Option(help="Times that a voice says each word.")] = 2,
+    language: Annotated[str, typer.Option(help="Language of espeak-ng, such as de or en-us.")] = "en",
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+) -> None:
+    """Make a data set of spoken words, in the layout of Speech Commands."""
+    from wordflock.data.synthetic import WORDS, synthesize
+    from wordflock.task import DEFAULT_KEYWORDS
+
+    spoken = [word.strip() for word in words.split(",") if word.strip()] or list(DEFAULT_KEYWORDS)
+    rest = [word.strip() for word in others.split(",") if word.strip()] or [w for w in WORDS if w not in spoken]
+    synthesize(Path(folder), words=spoken, others=rest, voices=voices, takes=takes, language=language, seed=seed)
+    print(f"{folder}: {len(spoken)} words and {len(rest)} others, {voices} training voices")
+
+
 @command(data_app, "describe")
 def describe(
     settings: PartitionSettings,
