@@ -1,0 +1,31 @@
+# Every target makes what it needs: the only things asked for are Python 3.11 or newer, make, and for `pip` a way to packages.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: simulate test format clean
+
+simulate: .venv/train  ## 100 simulated clients teach one head to recognise words
+	$(BIN)/wordflock simulate
+
+test: .venv/dev  ## everything that must hold before a change lands
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: .venv/dev  ## put the code into its usual form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and what tests leave behind; runs/ and the cache stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/train: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[train]'
+	touch $@
+
+.venv/dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ .venv/train
