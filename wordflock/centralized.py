@@ -115,14 +115,17 @@ def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, m
     best = load_checkpoint(run.folder / "best.safetensors")
     head = best.build().to(device(settings))
     for split in ("validation", "test"):
+        if not len(prepared.features[split]):
+            continue  # a server of real devices need not have any clips
         score = evaluate_head(head, prepared.features[split], best.labels, device=device(settings))
         metrics = {**metrics, split: score.as_json()}
+        low, high = score.interval
+        if split == "test":
+            print(
+                f"test of the best ({counter} {best.training[counter]}): loss = {score.loss:.4f}, "
+                f"accuracy = {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips"
+            )
     run.finish(counter, metrics)
-    low, high = score.interval
-    print(
-        f"test of the best ({counter} {best.training[counter]}): loss = {score.loss:.4f}, "
-        f"accuracy = {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips"
-    )
     print(f"run: {run.folder}")
 
 

@@ -123,15 +123,51 @@ class FederationSettings(HeadSettings, PartitionSettings):
 
     rounds: int = option(10, "Rounds of training.", least=1)
     clients_per_round: int = option(10, "Clients that train in a round.", least=1)
-    local_epochs: int = option(4, "Passes of a client over its clips in a round.", least=1)
+    local_epochs: int = option(5, "Passes of a client over its clips in a round.", least=1)
     batch_size: int = option(16, "Clips in a training batch; a client with fewer clips is left out.", least=1)
+    learning_rate: float = option(3e-3, "Peak learning rate of a client's AdamW.", least=1e-9)
     strategy: str = option(
         "fedavg", "How heads are put together.", choices=("fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox")
     )
     held_back: float = option(0.1, "Share of a client's clips that it keeps for its own evaluation.", least=0)
     min_replies: int = option(1, "Heads that a round needs; with fewer it is repeated with other clients.", least=1)
     round_deadline: float = option(3600.0, "Seconds until a round goes on without those still missing.", least=0.1)
+    upload: str = option(
+        "float32",
+        "Numbers in which clients send what they learned; float16 is half as much.",
+        choices=("float32", "float16"),
+    )
     workers: int = option(0, "Clients trained at the same time. (default: one a processor core)", least=0)
+
+
+@dataclass(frozen=True)
+class ServerSettings(FederationSettings):
+    """A federation of real devices, seen from its server."""
+
+    data: str = option("", "Clips to score the head on. (default: clients score it on clips that they hold back)")
+    listen: str = option("127.0.0.1:8000", "Address and port to listen on; 0.0.0.0:8000 is every network.")
+    certificates: str = option("", "Folder with ca.crt, server.crt and server.key, from 'wordflock certificates'.")
+    insecure: bool = option(False, "Listen without TLS: whoever is on the network can read and change everything.")
+    require_keys: str = option("", "Folder of clients' public keys (*.pub); clients with other keys are turned away.")
+    min_clients: int = option(2, "Clients to wait for before the first round.", least=1)
+    client_deadline: float = option(3600.0, "Seconds to wait for --min-clients, at the start and later.", least=1)
+    keep_running: bool = option(False, "Stay when the run is done, for the next run with the same --listen.")
+    resume: str = option("", "Run to go on with: its folder, or its name below --runs. Its own options count.")
+
+
+@dataclass(frozen=True)
+class ClientSettings(PartitionSettings):
+    """One device of a federation."""
+
+    server: str = option("", "Address and port of the server.")
+    data: str = option("", "Folder or archive with this device's recordings.")
+    cid: int | None = option(None, "Play this client (from 0) of the --clients that share --data.")
+    name: str = option("", "Name of this device in the server's reports.")
+    held_back: float = option(0.1, "Share of the clips kept for evaluation.", least=0)
+    ca: str = option("", "The CA's certificate, ca.crt, which the server must be certified by.")
+    key: str = option("", "This client's private key, if the server requires one.")
+    insecure: bool = option(False, "Connect without TLS.")
+    give_up_after: float = option(3600.0, "Seconds without a server after which the client ends; 0: never.", least=0)
 
 
 def dashed(name: str) -> str:

@@ -6,53 +6,82 @@ and its number. A round's result depends on these alone, whichever engine or pro
 
 from __future__ import annotations
 
+import resource
+import sys
+import time
+from functools import lru_cache
+
+import numpy as np
 import torch
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 from torch import nn
 
 from wordflock.checkpoint import get_weights, set_weights
+from wordflock.federation.device import load_device, processor_name
 from wordflock.federation.members import Member, federation
-from wordflock.federation.messages import content, weights_of
+from wordflock.federation.messages import content, half_update, labels_of, weights_of
 from wordflock.head import build_head
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
 from wordflock.training import Recipe, evaluate_head, make_optimizer, train_epoch
+
+DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
 
 app = ClientApp()
 
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    """Which client this node is, and how many clips it trains on."""
-    member, client, _ = _who(context)
-    numbers = content(client=client, num_examples=len(member.train), held_back=len(member.held_back))
+    """Which client this node is, how many clips it trains on, and what its features are."""
+    member, _ = _who(message, context)
+    _, frames, width = member.train.array.shape
+    numbers = content(
+        client=member.client,
+        num_examples=len(member.train),
+        held_back=len(member.held_back),
+        frames=frames,
+        width=width,
+        encode_seconds=member.encode_seconds,
+    )
+    numbers["about"] = ConfigRecord({"features": member.spec.folder, "name": member.name, "processor": _processor()})
     return Message(numbers, reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the head for the local epochs."""
-    member, client, settings = _who(context)
+    started = time.perf_counter()
+    member, settings = _who(message, context)
     config = message.content.config_records["config"]
     number, proximal = config["server-round"], config.get("proximal-mu", 0.0)
     assert isinstance(number, int) and isinstance(proximal, float)
     recipe = local_recipe(settings, number, proximal)
-    head = _head(message, member, settings)
+    received = weights_of(message)
+    head = _head(received, member, settings)
     optimizer = make_optimizer(head, recipe)
     for epoch in range(recipe.epochs):
-        generator = numpy_generator(settings.seed, "round", number, "client", client, "epoch", epoch)
+        generator = numpy_generator(settings.seed, "round", number, "client", member.client, "epoch", epoch)
         loss = train_epoch(head, optimizer, member.train, recipe, generator, epoch=epoch)
-    trained = content(get_weights(head), client=client, num_examples=len(member.train), loss=loss)
+    weights = get_weights(head)
+    trained = content(
+        half_update(weights, received) if settings.upload == "float16" else weights,
+        client=member.client,
+        num_examples=len(member.train),
+        loss=loss,
+        seconds=time.perf_counter() - started,
+        peak_memory=_peak_memory(),
+    )
     return Message(trained, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the head on the clips held back."""
-    member, client, settings = _who(context)
-    score = evaluate_head(_head(message, member, settings), member.held_back, member.labels)
-    numbers = content(client=client, num_examples=score.clips, accuracy=score.accuracy, loss=score.loss)
+    member, settings = _who(message, context)
+    score = evaluate_head(_head(weights_of(message), member, settings), member.held_back, member.labels)
+    numbers = content(client=member.client, num_examples=score.clips, accuracy=score.accuracy, loss=score.loss)
     return Message(numbers, reply_to=message)
 
 
@@ -68,16 +97,33 @@ def local_recipe(settings: FederationSettings, number: int, proximal: float = 0.
     )
 
 
-def _who(context: Context) -> tuple[Member, int, FederationSettings]:
+def _who(message: Message, context: Context) -> tuple[Member, FederationSettings]:
     # One thread a client: the grid runs clients side by side, and sums come out the same however many there are.
     torch.set_num_threads(1)
     settings = FederationSettings.from_config(context.run_config)
-    client = int(context.node_config["partition-id"])
-    return federation(settings).members[client], client, settings
+    if DEVICE in context.node_config:
+        # The device says which clips are its own. Nothing that the server sends can make it read others.
+        device = load_device(str(context.node_config[DEVICE]))
+        labels = labels_of(message)
+        train, held_back = device.features(labels)
+        member = Member(device.client, train, held_back, labels, device.spec, device.name, device.encode_seconds)
+        return member, settings
+    return federation(settings).members[int(context.node_config["partition-id"])], settings
 
 
-def _head(message: Message, member: Member, settings: FederationSettings) -> nn.Module:
+def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: FederationSettings) -> nn.Module:
     _, frames, width = member.train.array.shape
     head = build_head(settings.head, frames, width, len(member.labels), seed=None, allow_large=True)
-    set_weights(head, weights_of(message))
+    set_weights(head, weights)
     return head
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    return processor_name()
+
+
+def _peak_memory() -> int:
+    """Bytes of memory that this process had at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

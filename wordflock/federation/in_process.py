@@ -30,7 +30,7 @@ class InProcessGrid(Grid):
         self._futures: dict[str, Future[Message]] = {}
         self._numbers = count()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="client")
-        # flwr 1.41 builds no message without this; the one place where we touch an internal of it.
+        # flwr 1.41 builds no message without this; this and a message's number are the internals we touch.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SERVER
 
     def close(self) -> None:
@@ -60,6 +60,7 @@ class InProcessGrid(Grid):
         identifiers = []
         for message in messages:
             identifier = str(next(self._numbers))
+            message.metadata.__dict__["_message_id"] = identifier  # as Flower's own grids do: replies refer to it
             self._futures[identifier] = self._pool.submit(self._answer, message)
             identifiers.append(identifier)
         return identifiers

@@ -5,30 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, MessageType
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from wordflock.centralized import checkpoint_of, finish, new_head
-from wordflock.checkpoint import get_weights, set_weights
+from wordflock.checkpoint import get_weights, load_checkpoint, load_tensors, save_tensors, set_weights
 from wordflock.errors import WordflockError
-from wordflock.federation.members import federation
-from wordflock.federation.messages import Weights, content, metric, payload_bytes, weights_of
-from wordflock.federation.strategy import aggregate, make_strategy, train_messages
+from wordflock.federation.costs import cost_of, format_costs, sum_costs
+from wordflock.federation.members import federation, server_side
+from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
+from wordflock.federation.roster import Roster, collect
+from wordflock.federation.strategy import aggregate, get_state, make_strategy, set_state, train_messages
 from wordflock.head import count_parameters
+from wordflock.metrics import Score
 from wordflock.progress import progress
-from wordflock.randomness import numpy_generator
 from wordflock.run import Run
-from wordflock.settings import FederationSettings
+from wordflock.settings import FederationSettings, ServerSettings
 from wordflock.training import evaluate_head
 
 ATTEMPTS = 3  # at one round, each with other clients
 LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
+NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
 
 app = ServerApp()
 
@@ -36,130 +40,157 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run's configuration describes."""
-    federate(grid, FederationSettings.from_config(context.run_config))
+    kind = ServerSettings if "min-clients" in context.run_config else FederationSettings
+    try:
+        federate(grid, kind.from_config(context.run_config))
+    except WordflockError as error:
+        print(f"Error: {error}", flush=True)
+        raise
 
 
 def federate(grid: Grid, settings: FederationSettings) -> Path:
     """Train a head over the grid's clients for the rounds; returns the run's folder.
 
-    Every round's head is kept before the next begins. Raises WordflockError where too few clients answer.
+    Every round's head is kept before the next begins, with the state of the strategy's optimizer; a run that is
+    resumed goes on from there. Raises WordflockError where too few clients answer.
     """
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
+    devices = isinstance(settings, ServerSettings)
+    mode = "server" if devices else "simulate"
     started = time.perf_counter()
-    prepared = federation(settings).prepared
+    prepared = server_side(settings) if isinstance(settings, ServerSettings) else federation(settings).prepared
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
     labels, validation = prepared.task.labels, prepared.features["validation"]
-    run = Run(settings, "simulate")
+    resume = isinstance(settings, ServerSettings) and bool(settings.resume)
+    run = Run(settings, mode, going_on=resume)
+    strategy = make_strategy(settings)
+    weights, done = get_weights(head), 0
+    if resume:
+        weights, done = _go_on(run, strategy, weights)
+    set_weights(head, weights)
     print(f"head parameters = {count_parameters(head):,}")
-    score = evaluate_head(head, validation, labels)
-    print(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+    if done:
+        print(f"going on after round {done}")
+    elif len(validation):
+        score = evaluate_head(head, validation, labels)
+        print(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
     started = time.perf_counter()
-    roster = Roster(grid, settings)
-    strategy = make_strategy(settings)
-    weights = get_weights(head)
-    traffic: list[int] = []
+    roster = Roster(grid, settings, prepared)
+    if isinstance(settings, ServerSettings):
+        roster.gather(settings.min_clients, settings.client_deadline)
+    else:
+        roster.gather(1, settings.round_deadline)
     with progress("rounds", settings.rounds, "rounds") as advance:
-        for number in range(1, settings.rounds + 1):
+        advance(done)
+        for number in range(done + 1, settings.rounds + 1):
             round_started = time.perf_counter()
-            replies = _train_round(grid, roster, settings, strategy, number, weights)
-            weights = aggregate(strategy, number, replies)
+            replies, problems = _train_round(grid, roster, settings, strategy, number, weights)
+            weights = aggregate(strategy, number, [reply.message for reply in replies])
             set_weights(head, weights)
-            score = evaluate_head(head, validation, labels)
-            client_accuracy = _client_accuracy(grid, roster, settings, number, weights)
-            checkpoint = checkpoint_of(head, settings, prepared, mode="simulate", round=number, score=score)
+            client_score = _client_score(grid, roster, settings, number, weights)
+            client_accuracy = client_score.accuracy if client_score else None
+            # Where the server has no clips of its own, those that the clients held back decide which head is best.
+            score = evaluate_head(head, validation, labels) if len(validation) else client_score or NO_SCORE
+            checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
             sent = sum(array.nbytes for array in weights.values())
-            received = sum(payload_bytes(reply) for reply in replies) // len(replies)
-            traffic.append(sent + received)
+            received = sum(reply.cost["bytes_up"] for reply in replies) // len(replies)
+            _save_strategy(run.folder, strategy, number)
             best = run.record(
                 "round",
                 checkpoint,
-                train_loss=_mean(replies, "loss"),
+                train_loss=_mean([reply.message for reply in replies], "loss"),
                 validation_loss=score.loss,
                 client_accuracy=client_accuracy,
-                clients=[int(metric(reply, "client")) for reply in replies],
+                clients=[reply.client for reply in replies],
                 bytes_up=received,
                 bytes_down=sent,
                 seconds=time.perf_counter() - round_started,
+                **({"refused": problems} if problems else {}),
+                **({"costs": [reply.cost for reply in replies]} if devices else {}),
             )
+            _forget_strategies(run.folder, number)
             advance(1, f"accuracy {score.accuracy:.4f}")
+            own = "" if client_accuracy is None else f"clients' own = {client_accuracy:.4f}, "
             print(
-                f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, "
-                f"clients' own = {client_accuracy:.4f}, {len(replies)} clients, "
-                f"{time.perf_counter() - round_started:.1f} s{' (best)' if best else ''}"
+                f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}{len(replies)} "
+                f"{'of ' + str(len(roster.able())) + ' ' if devices else ''}clients, "
+                f"{time.perf_counter() - round_started:.1f} s{' (best)' if best else ''}",
+                flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
-    metrics = {
+    lines = run.history
+    traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
+    metrics: dict[str, Any] = {
         "seconds": seconds,
         "rounds": settings.rounds,
-        "bytes_per_client_per_round": sum(traffic) // len(traffic),
+        "bytes_per_client_per_round": sum(traffic) // max(1, len(traffic)),
+        "refused": sum(len(line.get("refused", [])) for line in lines),
     }
+    if devices:
+        metrics["clients"] = sum_costs(lines, roster.clients)
+        print(format_costs(metrics["clients"]), flush=True)
     finish(run, "round", settings, prepared, metrics)
     return run.folder
 
 
-@dataclass
-class Roster:
-    """Which node is which client. Nodes' identifiers are random; clients' numbers are not, so it is they that are
-    sampled, and the same clients train in a round on any engine."""
+@dataclass(frozen=True)
+class Reply:
+    """A client's head that passed every check, stripped of all that aggregation does not use."""
 
-    grid: Grid
-    settings: FederationSettings
-    nodes: dict[int, int] = field(default_factory=dict)  # client to node
-    clips: dict[int, int] = field(default_factory=dict)  # client to the clips it trains on
-    held_back: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.refresh()
-        small = sorted(client for client in self.nodes if self.clips[client] < self.settings.batch_size)
-        if small:
-            print(f"skipped, with fewer clips than a batch of {self.settings.batch_size}: clients {small}")
-
-    def refresh(self) -> None:
-        """Ask nodes that are new who they are."""
-        new = sorted(set(self.grid.get_node_ids()) - set(self.nodes.values()))
-        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in new]
-        for reply in self.grid.send_and_receive(queries, timeout=self.settings.round_deadline):
-            if reply.has_error():
-                raise WordflockError(f"A client cannot introduce itself: {reply.error.reason}.")
-            client = int(metric(reply, "client"))
-            self.nodes[client] = reply.metadata.src_node_id
-            self.clips[client] = int(metric(reply, "num-examples"))
-            self.held_back[client] = int(metric(reply, "held-back"))
-
-    def sample(self, *place: str | int, held_back: bool = False) -> list[int]:
-        """The clients of a round, in rising order: as many as the settings ask for, of those that have enough clips."""
-        if held_back:
-            able = sorted(client for client in self.nodes if self.held_back[client] > 0)
-        else:
-            able = sorted(client for client in self.nodes if self.clips[client] >= self.settings.batch_size)
-        drawn = numpy_generator(self.settings.seed, "sample", *place).permutation(able)
-        return sorted(int(client) for client in drawn[: self.settings.clients_per_round])
+    client: int
+    message: Message
+    cost: dict[str, Any]
 
 
 def _train_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> list[Message]:
-    """The usable replies of a round, in the order of the clients' numbers."""
+) -> tuple[list[Reply], list[str]]:
+    """The usable replies of a round, in the order of the clients' numbers, and what was wrong with the others."""
+    quorum = min(settings.min_replies, settings.clients_per_round)
+    problems: list[str] = []
     for attempt in range(ATTEMPTS):
-        chosen = roster.sample("train", number, attempt)
-        if not chosen:
-            raise WordflockError(
-                f"No client has as many clips as a batch of {settings.batch_size}; take a smaller --batch-size."
+        roster.look()
+        if len(roster.able()) < quorum:
+            seconds = settings.client_deadline if isinstance(settings, ServerSettings) else settings.round_deadline
+            roster.gather(quorum, seconds)
+        chosen = [roster.clients[client] for client in roster.sample("train", number, attempt)]
+        by_node = {client.node: client for client in chosen}
+        config = task_record(roster.prepared.task.labels)
+        messages = train_messages(strategy, number, weights, list(by_node), config)
+        for message in messages:
+            message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
+        replies = {
+            reply.metadata.src_node_id: reply
+            for reply in collect(
+                grid,
+                messages,
+                settings.round_deadline,
+                lambda nodes, by_node=by_node: (  # type: ignore[misc]
+                    f"for round {number} of clients {', '.join(sorted(str(by_node[node]) for node in nodes))}"
+                ),
             )
-        messages = train_messages(strategy, number, weights, [roster.nodes[client] for client in chosen])
-        replies = list(grid.send_and_receive(messages, timeout=settings.round_deadline))
+        }
         good = []
         for client in chosen:
-            reply = next((r for r in replies if r.metadata.src_node_id == roster.nodes[client]), None)
-            problem = "did not answer in time" if reply is None else check_reply(reply, weights, roster.clips[client])
+            reply = replies.get(client.node)
+            problem, size = "did not answer in time", 0
+            if reply is not None:
+                size = payload_bytes(reply) if reply.has_content() and "arrays" in reply.content else 0
+                widen(reply, weights)
+                problem = check_reply(reply, weights, client.clips)
             if problem:
-                print(f"round {number}: client {client} {problem}")
+                problems.append(f"client {client} {problem}")
+                print(f"round {number}: {problems[-1]}", flush=True)
             elif reply is not None:
-                good.append(reply)
-        if len(good) >= min(settings.min_replies, len(chosen)):
-            return good
+                cost = cost_of(client.number, reply, size, sum(array.nbytes for array in weights.values()))
+                reply.content = content(
+                    weights_of(reply), num_examples=client.clips, loss=metric(reply, "loss"), client=client.number
+                )
+                good.append(Reply(client.number, reply, cost))
+        if len(good) >= quorum:
+            return good, problems
         print(f"round {number}: {len(good)} of {len(chosen)} clients answered well, too few; again with others")
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
 
@@ -169,7 +200,7 @@ def check_reply(reply: Message, weights: Weights, clips: int) -> str:
     if reply.has_error():
         return f"failed: {reply.error.reason}"
     try:
-        arrays, claimed = weights_of(reply), metric(reply, "num-examples")
+        arrays, claimed, loss = weights_of(reply), metric(reply, "num-examples"), metric(reply, "loss")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return f"sent something that is no head ({error})"
     if {name: array.shape for name, array in arrays.items()} != {n: w.shape for n, w in weights.items()}:
@@ -178,21 +209,75 @@ def check_reply(reply: Message, weights: Weights, clips: int) -> str:
         return f"claims {claimed} clips, and introduced itself with {clips}"
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
         return "sent numbers that are not finite"
+    if not np.isfinite(loss):
+        return "reports a loss that is no finite number"
     step = _norm([arrays[name] - weights[name] for name in weights])
     if step > LARGEST_UPDATE * (1 + _norm(weights.values())):
         return f"sent an update of norm {step:.3g}, which no training gives"
     return ""
 
 
-def _client_accuracy(
+def _client_score(
     grid: Grid, roster: Roster, settings: FederationSettings, number: int, weights: Weights
-) -> float | None:
-    """The accuracy on the held-back clips of some clients; None where nobody holds any back."""
-    chosen = roster.sample("evaluate", number, held_back=True)
+) -> Score | None:
+    """Accuracy and loss on the held-back clips of some clients; None where nobody holds any back."""
+    chosen = [roster.clients[client] for client in roster.sample("evaluate", number, held_back=True)]
+    held_back = {client.node: client.held_back for client in chosen}
     head = content(weights)
-    messages = [Message(head, roster.nodes[client], MessageType.EVALUATE) for client in chosen]
-    replies = [r for r in grid.send_and_receive(messages, timeout=settings.round_deadline) if r.has_content()]
-    return _mean(replies, "accuracy") if replies else None
+    head["config"] = task_record(roster.prepared.task.labels)
+    messages = [
+        Message(head, node, MessageType.EVALUATE, ttl=settings.round_deadline, group_id=str(number))
+        for node in held_back
+    ]
+    replies = []
+    for reply in collect(grid, messages, settings.round_deadline, lambda nodes: f"for {len(nodes)} clients' accuracy"):
+        try:
+            figures = (
+                [metric(reply, key) for key in ("num-examples", "accuracy", "loss")] if reply.has_content() else []
+            )
+        except (KeyError, TypeError):
+            continue
+        if figures and figures[0] == held_back[reply.metadata.src_node_id] and 0 <= figures[1] <= 1:
+            replies.append(reply)
+    if not replies:
+        return None
+    replies.sort(key=lambda reply: metric(reply, "client"))
+    clips = sum(int(metric(reply, "num-examples")) for reply in replies)
+    accuracy = _mean(replies, "accuracy")
+    return replace(NO_SCORE, accuracy=accuracy, loss=_mean(replies, "loss"), clips=clips)
+
+
+def _go_on(
+    run: Run, strategy: FedAvg, untrained: dict[str, NDArray[np.float32]]
+) -> tuple[dict[str, NDArray[np.float32]], int]:
+    """The head of the last finished round, and that round; the strategy's optimizer is put back to it."""
+    path = run.folder / "last.safetensors"
+    if not path.exists():
+        return untrained, 0
+    last = load_checkpoint(path)
+    done = int(last.training["round"])
+    if _strategy_file(run.folder, done).exists():
+        set_state(strategy, load_tensors(_strategy_file(run.folder, done))[0])
+    if not run.history or run.history[-1]["round"] < done:  # it died between the checkpoint and the line
+        run.history.append({"round": done, "validation_accuracy": last.training["validation_accuracy"]})
+    return last.weights, done
+
+
+def _strategy_file(folder: Path, number: int) -> Path:
+    return folder / f"strategy-{number}.safetensors"
+
+
+def _save_strategy(folder: Path, strategy: FedAvg, number: int) -> None:
+    """Keep the optimizer's state of a round under its number: the checkpoint, written after it, says which counts."""
+    if state := get_state(strategy):
+        save_tensors(_strategy_file(folder, number), state, {"round": str(number)})
+
+
+def _forget_strategies(folder: Path, number: int) -> None:
+    """Delete the states before that of round `number`."""
+    for path in folder.glob("strategy-*.safetensors"):
+        if path != _strategy_file(folder, number):
+            path.unlink()
 
 
 def _mean(replies: Sequence[Message], key: str) -> float:

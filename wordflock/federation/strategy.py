@@ -5,7 +5,7 @@ The strategies are Flower's own, unchanged: any other one of its Message API can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from wordflock.federation.messages import Weights, to_record
 from wordflock.settings import FederationSettings
+
+SLOTS = ("momentum_vector", "m_t", "v_t")  # where Flower's strategies keep their optimizer's state
 
 
 def make_strategy(settings: FederationSettings) -> FedAvg:
@@ -50,10 +52,12 @@ class Cohort:
         return self._node_ids
 
 
-def train_messages(strategy: FedAvg, number: int, weights: Weights, node_ids: Sequence[int]) -> list[Message]:
+def train_messages(
+    strategy: FedAvg, number: int, weights: Weights, node_ids: Sequence[int], config: ConfigRecord | None = None
+) -> list[Message]:
     """The strategy's messages to the clients of round `number`."""
     cohort = cast(Grid, Cohort(node_ids))
-    return list(strategy.configure_train(number, to_record(weights), ConfigRecord(), cohort))
+    return list(strategy.configure_train(number, to_record(weights), config or ConfigRecord(), cohort))
 
 
 def aggregate(strategy: FedAvg, number: int, replies: Sequence[Message]) -> dict[str, NDArray[np.float32]]:
@@ -62,3 +66,22 @@ def aggregate(strategy: FedAvg, number: int, replies: Sequence[Message]) -> dict
     assert arrays is not None
     # Adaptive strategies compute in float64 where numpy's scalars make them.
     return {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
+
+
+def get_state(strategy: FedAvg) -> dict[str, NDArray[Any]]:
+    """What the strategy's optimizer remembers from round to round: nothing for FedAvg, momenta for the others."""
+    state: dict[str, NDArray[Any]] = {}
+    for slot in SLOTS:
+        arrays = getattr(strategy, slot, None) or {}
+        items = arrays.items() if isinstance(arrays, dict) else enumerate(arrays)
+        state |= {f"{slot}/{name}": np.asarray(array) for name, array in items}
+    return state
+
+
+def set_state(strategy: FedAvg, state: Mapping[str, NDArray[Any]]) -> None:
+    """Put back what `get_state` returned."""
+    for slot in SLOTS:
+        arrays = {key.partition("/")[2]: array for key, array in state.items() if key.partition("/")[0] == slot}
+        if arrays:
+            in_order = [arrays[str(place)] for place in range(len(arrays))] if "0" in arrays else arrays
+            setattr(strategy, slot, in_order)

@@ -1,0 +1,74 @@
+"""What a federation costs each of its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flwr.app import Message
+
+from wordflock.federation.messages import metric
+from wordflock.federation.roster import Client
+
+
+def cost_of(client: int, reply: Message, bytes_up: int, bytes_down: int) -> dict[str, Any]:
+    """What one round cost one client, as far as it said so."""
+    cost: dict[str, Any] = {"client": client, "bytes_up": bytes_up, "bytes_down": bytes_down}
+    for name, key in {"clips": "num-examples", "seconds": "seconds", "peak_memory": "peak-memory"}.items():
+        try:
+            cost[name] = metric(reply, key)
+        except (KeyError, TypeError):
+            cost[name] = None
+    return cost
+
+
+def sum_costs(history: Sequence[Mapping[str, Any]], clients: Mapping[int, Client]) -> list[dict[str, Any]]:
+    """What all rounds together cost each client: one entry a client, in the order of their numbers."""
+    rounds: dict[int, list[dict[str, Any]]] = {}
+    for line in history:
+        for cost in line.get("costs", []):
+            rounds.setdefault(cost["client"], []).append(cost)
+    summed = []
+    for number, costs in sorted(rounds.items()):
+        client = clients.get(number)
+        known = [cost for cost in costs if cost["seconds"] is not None]
+        summed.append(
+            {
+                "client": number,
+                "name": client.name if client else "",
+                "processor": client.processor if client else "",
+                "rounds": len(costs),
+                "clips": costs[-1]["clips"],
+                "encode_seconds": client.encode_seconds if client else None,
+                "train_seconds_per_round": sum(cost["seconds"] for cost in known) / len(known) if known else None,
+                "bytes_up": sum(cost["bytes_up"] for cost in costs),
+                "bytes_down": sum(cost["bytes_down"] for cost in costs),
+                "peak_memory": max((cost["peak_memory"] or 0 for cost in costs), default=0),
+            }
+        )
+    return summed
+
+
+def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
+    """The table that is shown at the end."""
+    rows = [["client", "rounds", "clips", "encode s", "train s/round", "up KB/round", "down KB/round", "peak MB", "on"]]
+    for cost in summed:
+        rows.append(
+            [
+                f"{cost['client']} {cost['name']}".strip(),
+                f"{cost['rounds']}",
+                f"{cost['clips']}",
+                _figure(cost["encode_seconds"]),
+                _figure(cost["train_seconds_per_round"]),
+                f"{cost['bytes_up'] / cost['rounds'] / 1e3:.0f}",
+                f"{cost['bytes_down'] / cost['rounds'] / 1e3:.0f}",
+                f"{cost['peak_memory'] / 1e6:.0f}",
+                cost["processor"],
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _figure(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds:.1f}"

@@ -1,0 +1,136 @@
+"""A real device's own clips: encoded once, before it connects; a round finds them by one small file.
+
+Every message to a device starts a process of its own (Flower's SuperNode does so), which should load nothing that it
+does not need: no data set is read in a round, no encoder, no partitioner.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.checkpoint import write_atomically
+from wordflock.errors import WordflockError
+from wordflock.features import Features, FeatureSpec, FeatureStore
+from wordflock.settings import ClientSettings
+from wordflock.task import SILENCE, UNKNOWN, Task
+
+MOST_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device knows about its clips. Their words become labels when a server says which words it teaches."""
+
+    client: int
+    name: str
+    cache: str
+    spec: FeatureSpec
+    train: list[tuple[int, str]]  # a clip's row in the feature store, and its word
+    held_back: list[tuple[int, str]]
+    encode_seconds: float
+
+    def features(self, labels: list[str]) -> tuple[Features, Features]:
+        """The clips for training and those held back, without the ones whose words the task has no place for."""
+        task, array = Task.of_labels(labels), FeatureStore(Path(self.cache), self.spec).array()
+
+        def chosen(clips: list[tuple[int, str]]) -> Features:
+            placed = [(row, label) for row, word in clips if (label := task.label_of(word)) is not None]
+            rows, numbers = np.array(placed, dtype=np.int64).reshape(-1, 2).T
+            return Features(array, rows, numbers)
+
+        return chosen(self.train), chosen(self.held_back)
+
+
+def prepare_device(settings: ClientSettings) -> Path:
+    """Encode the device's clips, and write down where they are; returns that file, which `load_device` reads.
+
+    Raises WordflockError where there are no clips, or the number of the client is not below that of all clients.
+    """
+    from wordflock.features import encode_clips, feature_spec
+    from wordflock.partition import hold_back
+    from wordflock.prepare import device, load_table
+    from wordflock.task import examples
+
+    if not settings.data:
+        raise WordflockError("A client needs recordings; say where they are with --data.")
+    if settings.cid is not None and not 0 <= settings.cid < settings.clients:
+        raise WordflockError(f"--cid {settings.cid} is not one of 0 to {settings.clients - 1}; see --clients.")
+    table = load_table(settings)
+    if settings.cid is not None:
+        from wordflock.partition import partition_clips
+        from wordflock.task import choose_task
+
+        # As in a simulation, with only this client's clips encoded.
+        task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
+        those = examples(table, task, "train", settings.seed)
+        numbers = np.array(those.labels, dtype=np.int64)
+        parts = partition_clips([clip.speaker for clip in those.clips], numbers, settings)
+        chosen = [(those.clips[i], task.labels[those.labels[i]]) for i in parts[settings.cid]]
+        train, held_back = hold_back(parts[settings.cid], settings.held_back, settings.seed, settings.cid)
+        places = {clip: place for place, clip in enumerate(parts[settings.cid])}
+        train, held_back = (np.array([places[c] for c in part], dtype=np.int64) for part in (train, held_back))
+    else:
+        words = tuple(sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN}))
+        task = Task(words, silence=bool(table.background), unknown=True)
+        chosen = []
+        for split in ("train", "validation", "test"):  # a device's own recordings are all for training
+            those = examples(table, task, split, settings.seed)
+            chosen += [(clip, task.labels[label]) for clip, label in zip(those.clips, those.labels, strict=True)]
+        train, held_back = hold_back(np.arange(len(chosen)), settings.held_back, settings.seed, _number(settings))
+    if not chosen:
+        raise WordflockError(f"There are no clips in {settings.data}; --data names a folder with a folder a word.")
+    spec = feature_spec(settings.encoder, settings.window, settings.layer)
+    started = time.perf_counter()
+    clips, zeros = [clip for clip, _ in chosen], [0] * len(chosen)
+    rows = encode_clips(clips, zeros, spec, settings.cache_folder, device(settings)).rows
+    seconds = time.perf_counter() - started
+
+    def part(places: NDArray[np.int64]) -> list[tuple[int, str]]:
+        return [(int(rows[place]), chosen[place][1]) for place in places]
+
+    cache = settings.cache_folder.resolve()
+    known = Device(_number(settings), settings.name, str(cache), spec, part(train), part(held_back), seconds)
+    name = sha256(json.dumps(settings.as_config(), sort_keys=True).encode()).hexdigest()[:16]
+    path = cache / "devices" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(asdict(known)).encode())
+    return path
+
+
+def load_device(path: str) -> Device:
+    """Read what `prepare_device` wrote."""
+    known = json.loads(Path(path).read_text())
+    return Device(**{**known, "spec": FeatureSpec(**known["spec"])})
+
+
+def processor_name() -> str:
+    """The board or the processor, as people call it."""
+    try:
+        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
+    except OSError:
+        pass
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    import platform
+
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return next(iter(names), "") or platform.processor() or platform.machine()
+
+
+def _number(settings: ClientSettings) -> int:
+    """The number of the client: the same whenever this device comes back with the same data."""
+    if settings.cid is not None:
+        return settings.cid
+    name = settings.name or f"{socket.gethostname()}:{Path(settings.data).resolve()}"
+    return crc32(name.encode()) % MOST_CLIENTS

@@ -1,0 +1,180 @@
+"""Which node is which client, and which of them take part in a round.
+
+Nodes' identifiers are random; clients' numbers are not, so it is they that are sampled, and the same clients train in
+a round on any engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from wordflock.errors import WordflockError
+from wordflock.federation.messages import metric, task_record, words_of
+from wordflock.prepare import Prepared
+from wordflock.randomness import numpy_generator
+from wordflock.settings import FederationSettings, ServerSettings
+
+LONGEST_PAUSE = 0.5  # seconds between two looks at what has come in
+REMINDER = 60.0  # seconds of waiting after which it is said what is waited for
+INTRODUCTION = 120.0  # seconds that a node has to say who it is, before it is asked again
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client said about itself."""
+
+    number: int
+    node: int
+    clips: int
+    held_back: int
+    encode_seconds: float
+    processor: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.number} ({self.name})" if self.name else str(self.number)
+
+
+@dataclass
+class Roster:
+    """The clients that are there."""
+
+    grid: Grid
+    settings: FederationSettings
+    prepared: Prepared
+    clients: dict[int, Client] = field(default_factory=dict)  # by number: all that ever introduced themselves
+    connected: set[int] = field(default_factory=set)  # nodes
+    _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
+    _turned_away: set[int] = field(default_factory=set)  # nodes
+
+    def look(self) -> None:
+        """See who came and who left: ask new nodes who they are, and take in the answers that are there."""
+        before = self.connected
+        self.connected = set(self.grid.get_node_ids())
+        for client in self.clients.values():
+            if client.node in before - self.connected:
+                print(f"client {client} is gone")
+            elif client.node in self.connected - before and before:
+                print(f"client {client} is back")
+        now = time.monotonic()
+        self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < INTRODUCTION}
+        busy = {node for node, _ in self._asked.values()} | self._turned_away
+        new = sorted(self.connected - busy - {client.node for client in self.clients.values()})
+        content = RecordDict({"config": task_record(self.prepared.task.labels)})
+        queries = [Message(content, node, MessageType.QUERY, ttl=INTRODUCTION) for node in new]
+        self._asked |= {i: (node, now) for i, node in zip(self.grid.push_messages(queries), new, strict=True)}
+        if self._asked:
+            for reply in self.grid.pull_messages(list(self._asked)):
+                node, _ = self._asked.pop(reply.metadata.reply_to_message_id, (0, 0.0))
+                if node:
+                    self._welcome(node, reply)
+
+    def gather(self, least: int, seconds: float) -> None:
+        """Wait until `least` clients can train and every node that is there has said who it is.
+
+        Raises WordflockError where they do not come within `seconds`.
+        """
+        for _ in waiting(seconds, lambda: f"for {least} clients; connected and able: {self._listed()}"):
+            self.look()
+            if len(self.able()) >= least and not self._asked:
+                return
+            if not isinstance(self.settings, ServerSettings) and not self._asked:
+                break  # in a simulation all are there from the start
+        small = [client for client in self.clients.values() if client.clips < self.settings.batch_size]
+        if len(small) == len(self.clients) > 0:
+            raise WordflockError(
+                f"No client has as many clips as a batch of {self.settings.batch_size}; take a smaller --batch-size."
+            )
+        raise WordflockError(
+            f"{len(self.able())} of the {least} clients that a round needs came (within {seconds:.0f} s); "
+            "start more clients, or lower --min-clients and --min-replies."
+        )
+
+    def able(self, *, held_back: bool = False) -> list[int]:
+        """The clients, in rising order, that are there and have enough clips for training, or hold any back."""
+        least = 1 if held_back else self.settings.batch_size
+        return sorted(
+            client.number
+            for client in self.clients.values()
+            if client.node in self.connected and (client.held_back if held_back else client.clips) >= least
+        )
+
+    def sample(self, *place: str | int, held_back: bool = False) -> list[int]:
+        """The clients of a round, in rising order: as many as the settings ask for, of those that are able."""
+        able = self.able(held_back=held_back)
+        drawn = numpy_generator(self.settings.seed, "sample", *place).permutation(able)
+        return sorted(int(client) for client in drawn[: self.settings.clients_per_round])
+
+    def _welcome(self, node: int, reply: Message) -> None:
+        """Take a client in, or turn it away with a line that says why."""
+        if reply.has_error():
+            self._turned_away.add(node)
+            print(f"a client was turned away, for it cannot introduce itself: {reply.error.reason}")
+            return
+        try:
+            client = Client(
+                number=int(metric(reply, "client")),
+                node=node,
+                clips=int(metric(reply, "num-examples")),
+                held_back=int(metric(reply, "held-back")),
+                encode_seconds=float(metric(reply, "encode-seconds")),
+                processor=words_of(reply, "processor"),
+                name=words_of(reply, "name"),
+            )
+            shape = (int(metric(reply, "frames")), int(metric(reply, "width")))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            self._turned_away.add(node)
+            print(f"a client was turned away, for what it says of itself makes no sense ({error!r})")
+            return
+        features, spec = words_of(reply, "features"), self.prepared.spec
+        if features != spec.folder or shape != self.prepared.features["train"].array.shape[1:]:
+            self._turned_away.add(node)
+            print(
+                f"client {client} was turned away, for its features are of another kind ({features}); start it with "
+                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer}"
+            )
+            return
+        before = self.clients.get(client.number)
+        if before is not None and before.node in self.connected:
+            print(f"client {client} connected anew; its earlier connection counts no more")
+            self._turned_away.add(before.node)
+        self.clients[client.number] = client
+        if client.clips < self.settings.batch_size:
+            print(f"skipped: client {client} has {client.clips} clips, and a batch has {self.settings.batch_size}")
+
+    def _listed(self) -> str:
+        return ", ".join(str(self.clients[number]) for number in self.able()) or "none"
+
+
+def collect(grid: Grid, messages: Sequence[Message], seconds: float, what: Callable[[list[int]], str]) -> list[Message]:
+    """Send messages and return the replies that come within `seconds`; `what` says which nodes are waited for."""
+    nodes = [message.metadata.dst_node_id for message in messages]
+    missing = dict(zip(grid.push_messages(messages), nodes, strict=True))
+    replies: list[Message] = []
+    for _ in waiting(seconds, lambda: what(list(missing.values()))):
+        for reply in grid.pull_messages(list(missing)):
+            # Of two replies to one message the second is nobody's.
+            if missing.pop(reply.metadata.reply_to_message_id, None) is not None:
+                replies.append(reply)
+        if not missing:
+            break
+    return replies
+
+
+def waiting(seconds: float, what: Callable[[], str]) -> Iterator[None]:
+    """Come back again and again, for at most `seconds`: at once at first, then ever more slowly."""
+    started = said = time.monotonic()
+    while True:
+        yield
+        now = time.monotonic()
+        if now - started >= seconds:
+            return
+        if now - said >= REMINDER:
+            said = now
+            print(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)", flush=True)
+        time.sleep(min(LONGEST_PAUSE, 0.002 + 0.05 * (now - started), seconds - (now - started)))
