@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +27,17 @@ from wordflock.metrics import Score
 from wordflock.prepare import Prepared, device, prepare
 from wordflock.progress import progress
 from wordflock.randomness import numpy_generator
-from wordflock.run import Run
+from wordflock.run import BEST, LAST, METRICS, Run
 from wordflock.settings import HeadSettings, TrainSettings
 from wordflock.training import Recipe, evaluate_head, make_optimizer, train_epoch
-
-OPTIMIZER = "optimizer.safetensors"
 
 
 def train(settings: TrainSettings) -> Path:
     """Train a head on the training split, keep the best by validation, score that one on the test split.
 
-    Prints its progress; returns the run's folder. Interrupted, it leaves the checkpoint of the last whole epoch, from
-    which it goes on to the same result as if it had never stopped.
+    Prints its progress; returns the run's folder. Interrupted or killed, it leaves the checkpoint of the last whole
+    epoch, from which it goes on to the same result as if it had never stopped: in the folder of that checkpoint's run,
+    unless the settings name another. Raises WordflockError where the loss is no longer a finite number.
     """
     started = time.perf_counter()
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None
@@ -43,43 +46,58 @@ def train(settings: TrainSettings) -> Path:
     head = new_head(settings, prepared)
     recipe = recipe_of(settings)
     optimizer = make_optimizer(head, recipe)
-    first = 0
+    done, going_on = 0, False
     if before is not None:
-        first = _go_on(head, optimizer, before, Path(settings.checkpoint), prepared)
-        if first >= settings.epochs:
-            raise WordflockError(f"{settings.checkpoint} has {first} epochs behind it already; ask for more --epochs.")
-    run = Run(settings, "train", going_on=first > 0)
+        path = Path(settings.checkpoint)
+        done = _go_on(head, optimizer, before, path, prepared)
+        if done and not settings.name:
+            folder = path.parent if path.parent.name else path.parent.resolve()
+            settings = replace(settings, runs=str(folder.parent), name=folder.name)
+        going_on = done > 0 and path.parent.resolve() == (Path(settings.runs) / settings.name).resolve()
+        if done >= settings.epochs and (not going_on or (path.parent / METRICS).exists()):
+            raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
+    run = Run(settings, "train", going_on=going_on)
     trained: Any = torch.compile(head) if settings.compile else head
     labels, where = prepared.task.labels, device(settings)
     head.to(where)
     print(f"head parameters = {count_parameters(head):,}")
     score = evaluate_head(head, prepared.features["validation"], labels, device=where)
-    print(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+    when = f"after epoch {done}" if done else "before training"
+    print(f"{when}: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
+    (run.folder / METRICS).unlink(missing_ok=True)  # what it tells of is over
     started = time.perf_counter()
-    for epoch in range(first, settings.epochs):
-        generator = numpy_generator(settings.seed, "epoch", epoch)
-        with progress(f"epoch {epoch + 1}", len(prepared.features["train"]), "clips") as advance:
-            loss = train_epoch(
-                trained,
-                optimizer,
-                prepared.features["train"],
-                recipe,
-                generator,
-                epoch=epoch,
-                device=where,
-                step=lambda clips, loss: advance(clips, f"loss {loss:.3f}"),
+    with _saying_how_to_go_on(run):
+        for epoch in range(done, settings.epochs):
+            generator = numpy_generator(settings.seed, "epoch", epoch)
+            with progress(f"epoch {epoch + 1}", len(prepared.features["train"]), "clips") as advance:
+                loss = train_epoch(
+                    trained,
+                    optimizer,
+                    prepared.features["train"],
+                    recipe,
+                    generator,
+                    epoch=epoch,
+                    device=where,
+                    step=lambda clips, loss: advance(clips, f"loss {loss:.3f}"),
+                )
+            score = evaluate_head(head, prepared.features["validation"], labels, device=where)
+            if not math.isfinite(score.loss):
+                raise WordflockError(
+                    f"After epoch {epoch + 1} the loss is no finite number any more; take a smaller --learning-rate "
+                    f"than {settings.learning_rate}."
+                )
+            checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=epoch + 1, score=score)
+            # Before the checkpoint that it belongs to, and the one before gone after it: there is always a pair.
+            _save_optimizer(_optimizer_file(run.folder, epoch + 1), optimizer)
+            best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
+            _forget_optimizers(run.folder, epoch + 1)
+            print(
+                f"epoch {epoch + 1}: train loss = {loss:.4f}, validation loss = {score.loss:.4f}, "
+                f"accuracy = {score.accuracy:.4f}{' (best)' if best else ''}"
             )
-        score = evaluate_head(head, prepared.features["validation"], labels, device=where)
-        checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=epoch + 1, score=score)
-        _save_optimizer(run.folder / OPTIMIZER, optimizer, epoch + 1)
-        best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
-        print(
-            f"epoch {epoch + 1}: train loss = {loss:.4f}, validation loss = {score.loss:.4f}, "
-            f"accuracy = {score.accuracy:.4f}{' (best)' if best else ''}"
-        )
-    seconds["train"] = time.perf_counter() - started
-    finish(run, "epoch", settings, prepared, {"seconds": seconds})
+        seconds["train"] = time.perf_counter() - started
+        finish(run, "epoch", settings, prepared, {"seconds": seconds})
     return run.folder
 
 
@@ -105,14 +123,14 @@ def checkpoint_of(
     head: nn.Module, settings: HeadSettings, prepared: Prepared, *, mode: str, score: Score, **counter: int
 ) -> Checkpoint:
     """The head as a checkpoint."""
-    _, frames, width = prepared.features["validation"].array.shape
+    width = prepared.features["validation"].array.shape[2]
     training = {"mode": mode, "seed": settings.seed, "validation_accuracy": score.accuracy, **counter}
-    return Checkpoint(prepared.task.labels, settings.head, frames, width, prepared.spec, get_weights(head), training)
+    return Checkpoint(prepared.task.labels, settings.head, width, prepared.spec, get_weights(head), training)
 
 
 def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:
     """Score the best head on the test split, once, and write down everything about the run."""
-    best = load_checkpoint(run.folder / "best.safetensors")
+    best = load_checkpoint(run.folder / BEST)
     head = best.build().to(device(settings))
     for split in ("validation", "test"):
         if not len(prepared.features[split]):
@@ -133,7 +151,8 @@ def _go_on(
     head: nn.Module, optimizer: torch.optim.Optimizer, before: Checkpoint, path: Path, prepared: Prepared
 ) -> int:
     """Take over a checkpoint's weights, and the optimizer's state where its run left one; returns the epochs done."""
-    if before.labels != prepared.task.labels or before.spec != prepared.spec:
+    spec = replace(before.spec, encoder=prepared.spec.encoder)  # the same one may go by another path
+    if before.labels != prepared.task.labels or spec != prepared.spec:
         raise WordflockError(
             f"{path} was trained for {','.join(before.labels)} on {before.spec.encoder}, window {before.spec.window}, "
             f"layer {before.spec.layer}, not for what is asked now; give the options it was trained with."
@@ -142,23 +161,42 @@ def _go_on(
         set_weights(head, before.weights)
     except RuntimeError as error:
         raise WordflockError(f"{path} holds a head of kind {before.head}; give --head {before.head}.") from error
-    state = path.with_name(OPTIMIZER)
-    epochs = int(before.training.get("epoch", 0))
-    if not state.exists() or not epochs:
-        return 0  # somebody else's head: a start, and nothing to go on with
-    tensors, metadata = load_tensors(state)
-    if int(metadata["epoch"]) != epochs:
-        return 0  # the best head is older than the optimizer's state
-    groups = optimizer.state_dict()
-    groups["state"] = {
+    epochs = before.training.get("epoch", 0)
+    state = _optimizer_file(path.parent, epochs)
+    if not epochs or not state.exists():
+        return 0  # somebody else's head, or one from before the last epoch: a start, and nothing to go on with
+    tensors, _ = load_tensors(state)
+    slots = {
         index: {key: torch.from_numpy(tensors[f"{index}.{key}"]) for key in ("step", "exp_avg", "exp_avg_sq")}
         for index in range(len(list(head.parameters())))
     }
-    optimizer.load_state_dict(groups)
-    return epochs
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    return int(epochs)
 
 
-def _save_optimizer(path: Path, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+@contextmanager
+def _saying_how_to_go_on(run: Run) -> Iterator[None]:
+    """Give a Ctrl-C the words for how to go on with the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (last := run.folder / LAST).exists():
+            raise KeyboardInterrupt(f"go on with --checkpoint {last}") from None
+        raise
+
+
+def _optimizer_file(folder: Path, epoch: int) -> Path:
+    return folder / f"optimizer-{epoch}.safetensors"
+
+
+def _save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     state = optimizer.state_dict()["state"]
     tensors = {f"{i}.{key}": value.cpu().numpy() for i, slots in state.items() for key, value in slots.items()}
-    save_tensors(path, tensors, {"epoch": str(epoch)})
+    save_tensors(path, tensors, {})
+
+
+def _forget_optimizers(folder: Path, epoch: int) -> None:
+    """Delete the optimizer's states but that of `epoch`."""
+    for path in folder.glob("optimizer-*.safetensors"):
+        if path != _optimizer_file(folder, epoch):
+            path.unlink()

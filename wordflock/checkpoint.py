@@ -27,7 +27,6 @@ class Checkpoint:
 
     labels: list[str]
     head: str  # kind
-    frames: int
     width: int
     spec: FeatureSpec
     weights: dict[str, NDArray[np.float32]]
@@ -37,7 +36,7 @@ class Checkpoint:
         """The head with its weights; its size was allowed when it was trained."""
         from wordflock.head import build_head
 
-        head = build_head(self.head, self.frames, self.width, len(self.labels), seed=None, allow_large=True)
+        head = build_head(self.head, self.spec.frames, self.width, len(self.labels), seed=None, allow_large=True)
         set_weights(head, self.weights)
         return head
 
@@ -58,13 +57,35 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         about["spec"] = FeatureSpec(**about["spec"])
         checkpoint = Checkpoint(weights=weights, **about)
         checkpoint.build()
+        _check(checkpoint)
     except WordflockError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise WordflockError(f"{path} is not a checkpoint of Wordflock; give a best.safetensors of a run.") from error
     if not all(np.isfinite(array).all() for array in weights.values()):
         raise WordflockError(f"The checkpoint {path} has weights that are not finite numbers; take an earlier one.")
     return checkpoint
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Raises TypeError or ValueError where the metadata could not have been written by us."""
+    spec, labels = checkpoint.spec, checkpoint.labels
+    kinds = [
+        (checkpoint.width, int),
+        (checkpoint.training, dict),
+        (labels, list),
+        *((label, str) for label in labels),
+        *((text, str) for text in (spec.encoder, spec.fingerprint, spec.layer)),
+        (spec.window, float),
+        (spec.pooled, bool),
+    ]
+    for value, kind in kinds:
+        if type(value) is not kind:
+            raise TypeError(f"{value!r} is no {kind.__name__}")
+    if len(set(labels)) != len(labels):
+        raise ValueError("a label stands twice")
+    if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
+        raise TypeError("weights are not float32")
 
 
 def get_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -110,5 +131,5 @@ def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise WordflockError(
             f"There is no checkpoint {path}; runs keep theirs in runs/<name>/best.safetensors."
         ) from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a type numpy lacks
         raise WordflockError(f"The checkpoint {path} cannot be read ({error}); take another one.") from error

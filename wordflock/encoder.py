@@ -20,9 +20,11 @@ from wordflock.weights import Dimensions, find, load
 class Encoder(nn.Module):
     """Log-mel spectrograms, shape (batch, 80, 2 × frames), to features, shape (batch, frames, width)."""
 
-    def __init__(self, dimensions: Dimensions, layer: str = "last") -> None:
+    def __init__(self, dimensions: Dimensions, layer: str = "last", pooled: bool = False) -> None:
         """The output is that of `layer`: "last", after the final norm, or "1" and so on; nothing above it is built.
+        Several layers, "2+3+last", stand side by side: the width is then as many times that of one.
 
+        `pooled`: the mean and the standard deviation over the frames in their place, shape (batch, 2, width).
         Raises WordflockError where there is no such layer.
         """
         super().__init__()
@@ -30,21 +32,29 @@ class Encoder(nn.Module):
         self.conv1 = nn.Conv1d(dimensions.mels, width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(dimensions.positions, width))
-        depth = dimensions.layers if layer == "last" else int(layer)
+        self.wanted, self.pooled = layer.split("+"), pooled
+        depth = dimensions.layers if "last" in self.wanted else int(self.wanted[-1])
         if not 1 <= depth <= dimensions.layers:
             raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and none numbered {layer}.")
         self.layers = nn.ModuleList(Layer(width, dimensions.attention_heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width) if layer == "last" else nn.Identity()
+        self.norm = nn.LayerNorm(width) if "last" in self.wanted else nn.Identity()
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """The features."""
         x = F.gelu(self.conv1(log_mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         x = x + self.positions[: x.shape[1]]
-        for layer in self.layers:
+        outputs = []
+        for number, layer in enumerate(self.layers, start=1):
             x = layer(x)
-        features: Tensor = self.norm(x)
-        return features
+            if str(number) in self.wanted:
+                outputs.append(x)
+        if "last" in self.wanted:
+            outputs.append(self.norm(x))
+        features = torch.cat(outputs, dim=2)
+        return (
+            torch.stack([features.mean(dim=1), features.std(dim=1, correction=0)], dim=1) if self.pooled else features
+        )
 
 
 class Layer(nn.Module):
@@ -73,12 +83,14 @@ class Layer(nn.Module):
 def load_encoder(spec: FeatureSpec) -> Encoder:
     """The encoder that makes the features of a spec, from wherever its weights are."""
     dimensions, tensors = load(find(spec.encoder))
-    return build_encoder(dimensions, tensors, spec.layer)
+    return build_encoder(dimensions, tensors, spec.layer, spec.pooled)
 
 
-def build_encoder(dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]], layer: str = "last") -> Encoder:
+def build_encoder(
+    dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]], layer: str = "last", pooled: bool = False
+) -> Encoder:
     """The encoder with the given weights (transformers' names), frozen, in evaluation mode."""
-    encoder = Encoder(dimensions, layer)
+    encoder = Encoder(dimensions, layer, pooled)
     wanted = encoder.state_dict().keys()
     renamed = {
         name: torch.from_numpy(array) for name, array in _renamed(tensors, len(encoder.layers)) if name in wanted

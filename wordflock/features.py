@@ -9,13 +9,14 @@ is ever served, and two processes can fill one store.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,20 +48,21 @@ class FeatureSpec:
     encoder: str
     fingerprint: str
     window: float  # seconds, a whole number of 20 ms frames
-    layer: str  # "last" is the top layer after the final norm; "2" is the second layer as it is
+    layer: str  # "last" is the top layer after the final norm; "2" the second layer as it is; "2+last" both
+    pooled: bool = False  # over the frames: their mean and standard deviation in place of two frames
 
     @property
     def frames(self) -> int:
         """Frames in a clip's features, at 50 a second."""
-        return round(self.window * FRAMES_PER_SECOND)
+        return 2 if self.pooled else round(self.window * FRAMES_PER_SECOND)
 
     @property
     def folder(self) -> str:
         """The store's folder below the cache."""
-        return f"{self.fingerprint[:16]}-{self.frames}-{self.layer}"
+        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{'-pooled' * self.pooled}"
 
 
-def feature_spec(encoder: str, window: float, layer: str) -> FeatureSpec:
+def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False) -> FeatureSpec:
     """The spec of an encoder's features; finds the encoder, but does not load it.
 
     Raises WordflockError for a window outside 0.2 to 30 s, a layer that is neither "last" nor a number, and an
@@ -68,10 +70,13 @@ def feature_spec(encoder: str, window: float, layer: str) -> FeatureSpec:
     """
     if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
         raise WordflockError(f"A window of {window} s is outside {SHORTEST_WINDOW} to {LONGEST_WINDOW:.0f} s.")
-    if layer != "last" and not (layer.isdecimal() and int(layer) >= 1):
-        raise WordflockError(f"Layer {layer!r} is neither 'last' nor a number from 1 on.")
+    parts = [math.inf if part == "last" else int(part) if part.isdecimal() else 0 for part in layer.split("+")]
+    if min(parts) < 1 or sorted(set(parts)) != parts:
+        raise WordflockError(
+            f"Layer {layer!r} is neither 'last' nor a number from 1 on, nor rising ones joined by '+'."
+        )
     frames = round(window * FRAMES_PER_SECOND)
-    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer)
+    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled)
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class Features:
 def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, cache: Path, device: str) -> Features:
     """The features of clips, encoding those that the store below `cache` does not have yet.
 
-    Interrupted, it keeps all but the last batch. Raises WordflockError where a clip can no longer be read, the disk is
-    full or the store is damaged.
+    Interrupted, it keeps what it has read so far; killed, it loses the few batches in hand. Raises WordflockError where
+    a clip can no longer be read, the disk is full or the store is damaged.
     """
     store = FeatureStore(cache, spec)
     keys = [clip.key for clip in clips]
@@ -152,6 +157,11 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
                     keep()
             while pending:
                 keep()
+    except BaseException:
+        with suppress(WordflockError):
+            while pending:
+                keep()
+        raise
     finally:
         torch.set_num_threads(threads)
 
@@ -168,7 +178,6 @@ class FeatureStore:
         self.spec = spec
         self._file = self.folder / "features.bin"
         with self._index() as index:
-            index.execute("PRAGMA journal_mode=WAL")
             index.execute(
                 "CREATE TABLE IF NOT EXISTS clips"
                 " (row INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, width INTEGER NOT NULL, crc INTEGER NOT NULL)"
@@ -211,12 +220,12 @@ class FeatureStore:
         """All rows, shape (rows, frames, width), memory-mapped and read-only."""
         with self._index() as index:
             rows, width = _extent(index)
-        shape = (rows, self.spec.frames, width)
-        if not rows:
-            return np.empty(shape, dtype=np.float16)
-        if self._file.stat().st_size < rows * self.spec.frames * width * 2:
-            raise self._damaged()
-        return np.memmap(self._file, dtype=np.float16, mode="r", shape=shape)
+            shape = (rows, self.spec.frames, width)
+            if not rows:
+                return np.empty(shape, dtype=np.float16)
+            if self._file.stat().st_size < rows * self.spec.frames * width * 2:
+                raise self._damaged()
+            return np.memmap(self._file, dtype=np.float16, mode="r", shape=shape)
 
     @contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
@@ -226,16 +235,18 @@ class FeatureStore:
             self._file.touch()
             index = sqlite3.connect(self.folder / "index.sqlite", timeout=60, isolation_level=None)
             try:
+                index.execute("PRAGMA temp_store=MEMORY")  # reading must go on when the disk is full
                 yield index
             finally:
                 index.close()  # what was not committed is as if it had never been
         except (OSError, sqlite3.OperationalError) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC or "full" in str(error):
+            code = getattr(error, "sqlite_errorcode", None)
+            if getattr(error, "errno", None) == errno.ENOSPC or code == sqlite3.SQLITE_FULL:
                 raise WordflockError(
                     f"The disk is full below {self.folder}; make room and run again: what is encoded so far is kept."
                 ) from error
             raise WordflockError(f"The feature store {self.folder} cannot be used: {error}.") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._damaged() from error
 
     def _damaged(self) -> WordflockError:

@@ -7,27 +7,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
+from wordflock.settings import HEADS
 
-HEADS = ("attentive", "convolution", "mean")
 LARGEST = 800_000  # parameters
 
 
 def build_head(
     kind: str, frames: int, width: int, labels: int, *, seed: int | None = 0, allow_large: bool = False
-) -> nn.Module:
+) -> Head:
     """A head that takes features of shape (batch, frames, width) to logits of shape (batch, labels).
 
     Its first weights depend on `seed` alone; without a seed they are anything, for a head that gets its weights from
     elsewhere. Raises WordflockError for an unknown kind, and for a head of over
     800,000 parameters unless `allow_large`.
     """
-    builders = {"attentive": AttentiveHead, "convolution": ConvolutionHead, "mean": MeanHead}
+    builders: dict[str, type[Head]] = {
+        "attentive": AttentiveHead,
+        "convolution": ConvolutionHead,
+        "mean": MeanHead,
+        "linear": LinearHead,
+    }
     if kind not in builders:
         raise WordflockError(f"There is no head {kind!r}; choose one of {', '.join(HEADS)}.")
     if seed is None:
         with torch.device("meta"):
             head = builders[kind](frames, width, labels)
-        head = head.to_empty(device="cpu")
+        head.to_empty(device="cpu")
     else:
         with torch.random.fork_rng(devices=[]):  # torch initialises from its global generator: leave that as it was
             torch.manual_seed(seed)
@@ -46,7 +51,25 @@ def count_parameters(head: nn.Module) -> int:
     return sum(parameter.numel() for parameter in head.parameters())
 
 
-class AttentiveHead(nn.Module):
+class Head(nn.Module):
+    """A head: it pools a clip's features into one vector, and a linear layer scores the labels.
+
+    What `pool` gives, shape (batch, output.in_features), is what closed_form.py can find the best `output` for.
+    """
+
+    output: nn.Linear
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The vector of each clip."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The logits, shape (batch, labels)."""
+        logits: Tensor = self.output(self.pool(features))
+        return logits
+
+
+class AttentiveHead(Head):
     """Attentive statistics pooling (Okabe 2018, arXiv 1803.10963), an attention for each channel, then a linear layer.
 
     The attention starts at zero: an untrained head pools the plain mean and standard deviation over the frames.
@@ -56,22 +79,20 @@ class AttentiveHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, hidden)
-        self.attention_out = nn.Linear(hidden, width)
+        self.attention_out = nn.Linear(hidden, width, bias=False)  # the softmax would not see a bias
         self.output = nn.Linear(2 * width, labels)
         nn.init.zeros_(self.attention_out.weight)
-        nn.init.zeros_(self.attention_out.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def pool(self, features: Tensor) -> Tensor:
         x = self.norm(features)
         weight = torch.softmax(self.attention_out(torch.tanh(self.attention_in(x))), dim=1)
         weighted = weight * x
         mean = weighted.sum(dim=1)
         variance = (weighted * x).sum(dim=1) - mean.square()
-        logits: Tensor = self.output(torch.cat([mean, variance.clamp_min(1e-5).sqrt()], dim=1))
-        return logits
+        return torch.cat([mean, variance.clamp_min(1e-5).sqrt()], dim=1)
 
 
-class ConvolutionHead(nn.Module):
+class ConvolutionHead(Head):
     """The seed system's head: a convolution that takes the frames for channels, then a linear layer.
 
     Over the whole 30 s window and 12 labels it has 781,964 parameters.
@@ -82,12 +103,11 @@ class ConvolutionHead(nn.Module):
         self.mix = nn.Conv1d(frames, channels, kernel_size=1)
         self.output = nn.Linear(channels * width, labels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.output(F.relu(self.mix(features)).flatten(1))
-        return logits
+    def pool(self, features: Tensor) -> Tensor:
+        return F.relu(self.mix(features)).flatten(1)
 
 
-class MeanHead(nn.Module):
+class MeanHead(Head):
     """The mean over the frames, then a perceptron with one hidden layer: the smallest thing that works."""
 
     def __init__(self, frames: int, width: int, labels: int, hidden: int = 256) -> None:
@@ -96,6 +116,16 @@ class MeanHead(nn.Module):
         self.hidden = nn.Linear(width, hidden)
         self.output = nn.Linear(hidden, labels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.output(F.gelu(self.hidden(self.norm(features.mean(dim=1)))))
-        return logits
+    def pool(self, features: Tensor) -> Tensor:
+        return F.gelu(self.hidden(self.norm(features.mean(dim=1))))
+
+
+class LinearHead(Head):
+    """A linear layer and nothing else, for features whose frames are pooled before they are stored."""
+
+    def __init__(self, frames: int, width: int, labels: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(frames * width, labels)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features.flatten(1)

@@ -54,7 +54,16 @@ def partition_clips(
     # Only iid leaves the order as it is, and clips come sorted by word.
     partitioner.dataset = table.shuffle(seed=settings.seed) if settings.partition == "iid" else table
     with redirect_stderr(StringIO()):  # some partitioners draw a bar that cannot be switched off
-        rows = [partitioner.load_partition(client)["clip"] for client in range(clients)]
+        try:
+            rows = [list(partitioner.load_partition(client)["clip"]) for client in range(clients)]
+        except ValueError as error:
+            raise WordflockError(
+                f"No partition of {len(labels)} clips among {clients} clients was found with --partition "
+                f"{settings.partition} --alpha {settings.alpha}; take a larger alpha or fewer clients."
+            ) from error
+    # Shards are of equal size; the clips that are too many for that are dealt to the first clients.
+    for place, clip in enumerate(np.setdiff1d(columns["clip"], np.concatenate(rows))):
+        rows[place % clients].append(int(clip))
     parts = [np.sort(np.array(clips, dtype=np.int64)) for clips in rows]
     if settings.partition == "speaker":  # the partitioner numbers the clients as they appear
         parts.sort(key=lambda part: int(columns["client"][part[0]]))

@@ -41,7 +41,7 @@ def prepare(
     """
     table = load_table(settings)
     task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
-    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer)
+    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer, pooled=settings.head == "linear")
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}
     for split, those in chosen.items():
         if not those.clips:

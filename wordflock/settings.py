@@ -10,9 +10,14 @@ from typing import Any, Self, get_type_hints
 from wordflock.errors import WordflockError
 
 
-def option(default: Any, help: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+HEADS = ("attentive", "convolution", "mean", "linear")
+
+
+def option(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), least: float | None = None, most: float | None = None
+) -> Any:
     """A field of a settings class with what its users need to know."""
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class DataSettings:
     table: str = option("", "CSV or Parquet with columns file, speaker and, if wanted, split and word.")
     cache: str = option("", "Where features and synthetic words are kept. (default: ~/.cache/wordflock)")
     device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
-    seed: int = option(0, "Decides every random choice.", least=0)
+    seed: int = option(0, "Decides every random choice.", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
         """Raises WordflockError for a value that is not among the choices or is below the least."""
@@ -34,6 +39,8 @@ class DataSettings:
                 raise WordflockError(f"--{dashed(f.name)} {value} is none of {', '.join(choices)}.")
             if least is not None and not value >= least:
                 raise WordflockError(f"--{dashed(f.name)} {value} is too small; the least is {least}.")
+            if (most := f.metadata["most"]) is not None and not value <= most:
+                raise WordflockError(f"--{dashed(f.name)} {value} is too large; the most is {most}.")
 
     @property
     def cache_folder(self) -> Path:
@@ -58,7 +65,7 @@ class DataSettings:
                 value = None if config[key] == "" and f.default is None else config[key]
                 if types[f.name] is float and type(value) is int:
                     value = float(value)
-                if not isinstance(value, types[f.name]):
+                if not isinstance(value, types[f.name]) or (isinstance(value, bool) and types[f.name] is int):
                     raise WordflockError(f"The configuration's {key} = {value!r} is of the wrong type.")
                 values[f.name] = value
         return cls(**values)
@@ -75,7 +82,8 @@ class Settings(DataSettings):
         "tiny.en", "Whisper encoder: tiny, base, small (.en), a Hub repository, or a safetensors file."
     )
     window: float = option(1.4, "Seconds of a clip that the encoder sees, 0.2 to 30.")
-    layer: str = option("last", "Layer whose output is used: 'last', or a number from 1 on.")
+    layer: str = option("last", "Layer whose output is used: 'last', a number from 1 on, or several: '2+3+last'.")
+    head: str = option("attentive", "Kind of head; 'linear' works on pooled frames.", choices=HEADS)
 
     @property
     def keyword_list(self) -> list[str]:
@@ -98,12 +106,11 @@ class PartitionSettings(Settings):
 class HeadSettings(Settings):
     """What both ways of training share."""
 
-    head: str = option("attentive", "Kind of head.", choices=("attentive", "convolution", "mean"))
     allow_large_head: bool = option(False, "Allow a head of over 800,000 parameters.")
     batch_size: int = option(64, "Clips in a training batch.", least=1)
-    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9)
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9, most=10.0)
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
-    label_smoothing: float = option(0.05, "Label smoothing of the loss.", least=0)
+    label_smoothing: float = option(0.05, "Label smoothing of the loss.", least=0, most=0.9)
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)")
     runs: str = option("runs", "Folder for runs.")
 
@@ -125,11 +132,11 @@ class FederationSettings(HeadSettings, PartitionSettings):
     clients_per_round: int = option(10, "Clients that train in a round.", least=1)
     local_epochs: int = option(5, "Passes of a client over its clips in a round.", least=1)
     batch_size: int = option(16, "Clips in a training batch; a client with fewer clips is left out.", least=1)
-    learning_rate: float = option(3e-3, "Peak learning rate of a client's AdamW.", least=1e-9)
+    learning_rate: float = option(3e-3, "Peak learning rate of a client's AdamW.", least=1e-9, most=10.0)
     strategy: str = option(
         "fedavg", "How heads are put together.", choices=("fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox")
     )
-    held_back: float = option(0.1, "Share of a client's clips that it keeps for its own evaluation.", least=0)
+    held_back: float = option(0.1, "Share of a client's clips that it keeps for its own evaluation.", least=0, most=0.9)
     min_replies: int = option(1, "Heads that a round needs; with fewer it is repeated with other clients.", least=1)
     round_deadline: float = option(3600.0, "Seconds until a round goes on without those still missing.", least=0.1)
     upload: str = option(
@@ -163,7 +170,7 @@ class ClientSettings(PartitionSettings):
     data: str = option("", "Folder or archive with this device's recordings.")
     cid: int | None = option(None, "Play this client (from 0) of the --clients that share --data.")
     name: str = option("", "Name of this device in the server's reports.")
-    held_back: float = option(0.1, "Share of the clips kept for evaluation.", least=0)
+    held_back: float = option(0.1, "Share of the clips kept for evaluation.", least=0, most=0.9)
     ca: str = option("", "The CA's certificate, ca.crt, which the server must be certified by.")
     key: str = option("", "This client's private key, if the server requires one.")
     insecure: bool = option(False, "Connect without TLS.")

@@ -54,6 +54,8 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
     usual = table.protocol == "speech_commands"
     if not keywords:
         keywords = [word for word in DEFAULT_KEYWORDS if word in words] if usual else words
+        if not keywords:
+            raise WordflockError(f"{table.source} has none of the usual words; name --keywords of {', '.join(words)}.")
     for word in keywords:
         if word not in words:
             raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {', '.join(words)}.")
@@ -99,8 +101,9 @@ def silence_crops(background: Sequence[Clip], split: str, count: int, seed: int)
     generator = numpy_generator(seed, "silence", split)
     low, high = BACKGROUND_SHARES[split]
     room = round(SILENCE_SECONDS * SAMPLE_RATE)
+    different = {recording.content: recording for recording in background}.values()
     stretches = [
-        (r, round(r.seconds * SAMPLE_RATE * low), round(r.seconds * SAMPLE_RATE * high) - room) for r in background
+        (r, round(r.seconds * SAMPLE_RATE * low), round(r.seconds * SAMPLE_RATE * high) - room) for r in different
     ]
     stretches = [stretch for stretch in stretches if stretch[2] > stretch[1]]
     crops: dict[tuple[str, int], Clip] = {}

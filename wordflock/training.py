@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,16 +42,17 @@ def train_epoch(
     *,
     epoch: int = 0,
     device: str = "cpu",
+    anchor: Sequence[Tensor] = (),
     step: Callable[[int, float], None] = lambda clips, loss: None,
 ) -> float:
     """Train for one epoch (`epoch` counts from 0, for the schedule); returns the mean loss of a clip.
 
-    `step` is told after every batch: its clips and their mean loss.
+    `anchor`, one tensor a parameter, is what FedProx's term holds the head to. `step` is told after every batch: its
+    clips and their mean loss.
     """
     head.train()
     order = balanced_order(features.labels, generator) if recipe.balanced else generator.permutation(len(features))
     batches = math.ceil(len(order) / recipe.batch_size)
-    start = [parameter.detach().clone() for parameter in head.parameters()] if recipe.proximal else []
     total = 0.0
     for index in range(batches):
         chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
@@ -62,7 +63,7 @@ def train_epoch(
         loss = F.cross_entropy(head(x.to(device)), y.to(device), label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         objective = loss
-        for then, now in zip(start, head.parameters(), strict=False):  # no start, no penalty
+        for then, now in zip(anchor, head.parameters(), strict=False):
             objective = objective + recipe.proximal / 2 * (now - then).square().sum()
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -61,9 +61,10 @@ def train(message: Message, context: Context) -> Message:
     received = weights_of(message)
     head = _head(received, member, settings)
     optimizer = make_optimizer(head, recipe)
+    anchor = [parameter.detach().clone() for parameter in head.parameters()] if recipe.proximal else []
     for epoch in range(recipe.epochs):
         generator = numpy_generator(settings.seed, "round", number, "client", member.client, "epoch", epoch)
-        loss = train_epoch(head, optimizer, member.train, recipe, generator, epoch=epoch)
+        loss = train_epoch(head, optimizer, member.train, recipe, generator, epoch=epoch, anchor=anchor)
     weights = get_weights(head)
     trained = content(
         half_update(weights, received) if settings.upload == "float16" else weights,
