@@ -6,7 +6,9 @@ metrics.json, accuracy.png, and TensorBoard's events.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,20 @@ from wordflock.checkpoint import Checkpoint, save_checkpoint, write_atomically
 from wordflock.errors import WordflockError
 from wordflock.settings import HeadSettings
 
+BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.json"
+
 
 class Run:
     """One run's folder, and the best validation accuracy in it so far."""
 
     def __init__(self, settings: HeadSettings, mode: str, *, going_on: bool = False) -> None:
-        """Makes the folder. Raises WordflockError where it holds a run already, unless `going_on` with that one."""
+        """Makes the folder; one that holds no head yet, for the run in it came to nothing, is used again.
+
+        Raises WordflockError where it holds a head, unless `going_on` with that run, and where it cannot be made.
+        """
         import tomli_w
 
-        name = settings.name or time.strftime(f"{mode}-%Y%m%d-%H%M%S")
-        self.folder = Path(settings.runs) / name
-        if (self.folder / "config.toml").exists() and not going_on:
-            raise WordflockError(f"The run {self.folder} exists already; give another --name, or delete that folder.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = _make_folder(settings, mode, going_on)
         write_atomically(self.folder / "config.toml", tomli_w.dumps({"mode": mode, **settings.as_config()}).encode())
         self.history = read_history(self.folder) if going_on else []
         self.best = max((line["validation_accuracy"] for line in self.history), default=-1.0)
@@ -38,34 +41,59 @@ class Run:
     def record(self, counter: str, checkpoint: Checkpoint, **values: Any) -> bool:
         """Keep the checkpoint of one epoch or round (`counter`) and its line of history; tells whether it is the best.
 
-        The checkpoint comes first: a run that dies in between goes on from it and writes the line anew.
+        The last checkpoint comes last: a run that dies before it does all of this again from the checkpoint before, and
+        one that dies after it has lost nothing.
         """
         number = checkpoint.training[counter]
         accuracy = checkpoint.training["validation_accuracy"]
-        save_checkpoint(self.folder / "last.safetensors", checkpoint)
         best = accuracy > self.best
         if best:
             self.best = accuracy
-            save_checkpoint(self.folder / "best.safetensors", checkpoint)
+            save_checkpoint(self.folder / BEST, checkpoint)
         line = {counter: number, "validation_accuracy": accuracy, **values}
         self.history = [old for old in self.history if old[counter] < number] + [line]
         lines = "".join(json.dumps(old) + "\n" for old in self.history)
         write_atomically(self.folder / "history.jsonl", lines.encode())
+        save_checkpoint(self.folder / LAST, checkpoint)
         for key, value in line.items():
             if isinstance(value, float):
                 self._events.add_scalar(key.replace("_", "/", 1), value, number)
         return bool(best)
 
     def finish(self, counter: str, metrics: dict[str, Any]) -> None:
-        """Write metrics.json and the accuracy curve."""
+        """Write the accuracy curve and, last, metrics.json: a run that has one is finished."""
         from wordflock.report import plot_accuracy
 
-        write_atomically(self.folder / "metrics.json", json.dumps(metrics, indent=2).encode())
         plot_accuracy(self.history, counter, self.folder / "accuracy.png")
         self._events.close()
+        write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's history."""
     path = folder / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _make_folder(settings: HeadSettings, mode: str, going_on: bool) -> Path:
+    folder = Path(settings.runs) / (settings.name or time.strftime(f"{mode}-%Y%m%d-%H%M%S"))
+    if settings.name and (folder / LAST).exists() and not going_on:
+        raise WordflockError(
+            f"The run {folder} exists already; give another --name, delete that folder, or, where `wordflock train` "
+            f"made it, go on with --checkpoint {folder / LAST}."
+        )
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=bool(settings.name))
+        except FileExistsError:
+            if settings.name:
+                raise
+            folder = folder.with_name(f"{folder.name}-{os.getpid()}")  # another run began in the same second
+            folder.mkdir()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise WordflockError(
+            f"The run's folder {folder} cannot be made ({error.strerror}); name another place with --runs."
+        ) from error
+    return folder
