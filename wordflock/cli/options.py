@@ -58,14 +58,15 @@ def one_sentence() -> Iterator[None]:
         yield
     except WordflockError as error:
         _end(f"Error: {error}", USERS_MISTAKE)
-    except KeyboardInterrupt:
-        _end("Interrupted; what was finished is kept.", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:  # its text, where it has one, says how to go on
+        _end(f"Interrupted; what was finished is kept{f': {interrupt}' if interrupt.args else ''}.", INTERRUPTED)
     except BrokenPipeError:
         raise typer.Exit(FAILED) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _end("Error: the disk is full; make room and run again: what was finished is kept.", FAILED)
-        _end(f"Error: {error.strerror or error} ({error.filename}).", USERS_MISTAKE)
+            _end("Error: The disk is full; make room and run again: what was finished is kept.", USERS_MISTAKE)
+        where = f" ({error.filename})" if error.filename else ""
+        _end(f"Error: {error.strerror or error}{where}.", USERS_MISTAKE)
 
 
 def _end(sentence: str, status: int) -> None:
