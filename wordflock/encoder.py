@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
-from wordflock.features import FeatureSpec
+from wordflock.features import FRAMES_PER_SECOND, FeatureSpec
 from wordflock.weights import Dimensions, find, load
 
 
@@ -81,8 +81,16 @@ class Layer(nn.Module):
 
 
 def load_encoder(spec: FeatureSpec) -> Encoder:
-    """The encoder that makes the features of a spec, from wherever its weights are."""
+    """The encoder that makes the features of a spec, from wherever its weights are.
+
+    Raises WordflockError for a window that is longer than it can see.
+    """
     dimensions, tensors = load(find(spec.encoder))
+    if spec.window * FRAMES_PER_SECOND > dimensions.positions:
+        raise WordflockError(
+            f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "
+            f"take a shorter --window than {spec.window}."
+        )
     return build_encoder(dimensions, tensors, spec.layer, spec.pooled)
 
 
