@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from io import TextIOWrapper
 
 import typer
 
@@ -22,6 +23,8 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # in a pipe or a file too, progress is for those who wait
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing leaves this machine that was not asked to
     warnings.simplefilter("ignore")  # other people's; ours are for users
     warnings.simplefilter("always", WordflockWarning)
