@@ -29,6 +29,16 @@ def main() -> None:
     warnings.simplefilter("ignore")  # other people's; ours are for users
     warnings.simplefilter("always", WordflockWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
-    from wordflock.cli import data, evaluate, predict, prepare, simulate, train  # noqa: F401
+    from wordflock.cli import (  # noqa: F401
+        certificates,
+        client,
+        data,
+        evaluate,
+        predict,
+        prepare,
+        server,
+        simulate,
+        train,
+    )
 
     app()

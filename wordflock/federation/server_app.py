@@ -22,6 +22,7 @@ from wordflock.federation.costs import cost_of, format_costs, sum_costs
 from wordflock.federation.members import federation, server_side
 from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
 from wordflock.federation.roster import Roster, collect
+from wordflock.federation.server import alive, hold
 from wordflock.federation.strategy import aggregate, get_state, make_strategy, set_state, train_messages
 from wordflock.head import count_parameters
 from wordflock.metrics import Score
@@ -41,8 +42,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run's configuration describes."""
     kind = ServerSettings if "min-clients" in context.run_config else FederationSettings
+    settings = kind.from_config(context.run_config)
+    if isinstance(settings, ServerSettings):
+        hold(alive(Path(settings.runs) / settings.name))
     try:
-        federate(grid, kind.from_config(context.run_config))
+        federate(grid, settings)
     except WordflockError as error:
         print(f"Error: {error}", flush=True)
         raise
@@ -160,6 +164,7 @@ def _train_round(
         config = task_record(roster.prepared.task.labels)
         messages = train_messages(strategy, number, weights, list(by_node), config)
         for message in messages:
+            message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
         replies = {
             reply.metadata.src_node_id: reply

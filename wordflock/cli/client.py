@@ -1,0 +1,13 @@
+"""wordflock client"""
+
+from wordflock.cli import app
+from wordflock.cli.options import command
+from wordflock.settings import ClientSettings
+
+
+@command(app, "client")
+def client(settings: ClientSettings) -> None:
+    """Take part in a server's training with this device's own recordings, which stay here."""
+    from wordflock.federation.client import serve_rounds
+
+    serve_rounds(settings)

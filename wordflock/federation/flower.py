@@ -1,0 +1,194 @@
+"""Flower's own programs, as Wordflock starts them: `python -m wordflock.federation.flower PROGRAM …`.
+
+The programs are Flower's, with a few things added. They end when the process that started them ends, however it ends.
+A SuperLink opens to other machines only what clients need: Flower serves the interface through which programs are
+started on the same port, with no password. A SuperNode runs the ClientApp installed with Wordflock and no code that a
+server sends. A SuperExec imports the apps once and forks for every message, where Flower's starts a Python that imports
+torch anew, for seconds on a small board.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import io
+import os
+import signal
+import sys
+import tomllib
+import traceback
+import zipfile
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NoReturn
+
+OUTPUT = "WORDFLOCK_OUTPUT"  # environment: the file for what users should see
+KIND = "WORDFLOCK_APP"  # environment: which app a SuperExec runs, serverapp or clientapp
+COMPONENTS = {
+    "serverapp": "wordflock.federation.server_app:app",
+    "clientapp": "wordflock.federation.client_app:app",
+}
+OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
+REFUSED = 76  # exit status of a SuperNode that was sent foreign code
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def main() -> None:
+    """Run one of Flower's programs in this process."""
+    program = sys.argv.pop(1)
+    sys.argv[0] = f"flower-{program}"
+    _end_with_parent()
+    match program:
+        case "superlink":
+            _superlink()
+        case "superexec":
+            _superexec()
+        case "supernode":
+            _supernode()
+
+
+class Guard:
+    """Turns away what comes from other machines and is not for them; says which clients were turned away."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on one request, or answer it with 403."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, peer = scope["path"], (scope.get("client") or ("", 0))[0]
+        if not path.startswith(OPEN_TO_CLIENTS) and not same_machine(peer, (scope.get("server") or ("", 0))[0]):
+            tell(f"{peer} was turned away: {path} is for this machine only")
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            status = message.get("status", 200)
+            if path in ("/v1/fleet/activate-node", "/v1/fleet/register-node") and status >= 400:
+                tell(f"a client at {peer} was turned away: its key is not among those of --require-keys")
+            await send(message)
+
+        await self._app(scope, receive, watched)
+
+
+def same_machine(peer: str, own: str) -> bool:
+    """Whether a connection from address `peer` to our address `own` stays on this machine."""
+    try:
+        return peer == own or ip_address(peer).is_loopback
+    except ValueError:
+        return False
+
+
+def tell(line: str) -> None:
+    """Say something to the user at the terminal, who does not see Flower's log."""
+    with Path(os.environ[OUTPUT]).open("a") as file:
+        file.write(line + "\n")
+
+
+def foreign_code(program: bytes) -> str:
+    """What a program that a server sent has beyond naming Wordflock's own modules; empty where it has nothing."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(program)) as archive:
+            extra = [name for name in archive.namelist() if name != "pyproject.toml" and not name.startswith(".info/")]
+            if extra:
+                return f"the file {extra[0]!r}"
+            app = tomllib.loads(archive.read("pyproject.toml").decode())["tool"]["flwr"]["app"]
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return f"a program that cannot be read ({error!r})"
+    return "" if app.get("components") == COMPONENTS else f"the components {app.get('components')!r}"
+
+
+def _superlink() -> None:
+    from flwr.superlink import extensions
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+    from starlette.middleware import Middleware
+
+    extensions.get_middleware = lambda: (Middleware(Guard),)
+    flower_superlink()
+
+
+def _superexec() -> None:
+    from flwr.supercore.cli.flower_superexec import flower_superexec
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.logger import console_handler
+    from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+    from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
+    from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
+    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+
+    kind = os.environ[KIND]
+    importlib.import_module(COMPONENTS[kind].partition(":")[0])
+    program = {"serverapp": flwr_serverapp, "clientapp": flwr_clientapp}[kind]
+    expected = {"serverapp": TaskType.SERVER_APP, "clientapp": TaskType.CLIENT_APP}[kind]
+
+    def launch(executor: SubprocessExecutor, spec: ExecutionSpec) -> LaunchResult:
+        if spec.task_type != expected:
+            return LaunchResult.failed(f"{spec.task_type} is nothing that Wordflock runs")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if os.fork() == 0:
+            _run_forked(program, spec.runtime_api_address, spec.token, spec.root_certificates_path)
+        return LaunchResult.accepted()
+
+    setattr(SubprocessExecutor, "launch", launch)  # noqa: B010
+    console_handler.setStream(sys.stderr)  # its log is for the log; what the app prints is for users
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended children leave no trace
+    flower_superexec()
+
+
+def _run_forked(program: Callable[[], None], address: str, token: str, ca: str | None) -> NoReturn:
+    """Run an app in a process just forked, and end the process with it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _end_with_parent()
+    sys.argv = [f"flwr-{os.environ[KIND]}", "--runtime-api-address", address, "--token", token]
+    sys.argv += ["--insecure"] if ca is None else ["--root-certificates", ca]
+    status = 1
+    try:
+        program()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _supernode() -> NoReturn:
+    from flwr.supernode import start_client_internal
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    read: Callable[..., Any] = getattr(start_client_internal, "get_fused_config_from_fab")  # noqa: B009
+
+    def checked(program: bytes, run: Any) -> Any:
+        if foreign := foreign_code(program):
+            print(f"REFUSED: the server sent {foreign}", file=sys.stderr, flush=True)
+            os._exit(REFUSED)
+        return read(program, run)
+
+    setattr(start_client_internal, "get_fused_config_from_fab", checked)  # noqa: B010
+    flower_supernode()
+    os._exit(1)  # it came back because the connection failed, and its web server would keep the process alive
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, where there is Linux
+    if os.getppid() != parent:
+        sys.exit("The process that started this one is gone.")
+
+
+if __name__ == "__main__":
+    main()
