@@ -19,11 +19,11 @@ def together(parts, labels=3, upload="float64"):
     """The solution of clients that each hold one part."""
     moments = [Moments.of(z, y, labels) for z, y in parts]
     scale = sum(moments[1:], moments[0]).scale()
-    sums = [Sums.unpacked(Sums.of(z, y, scale).packed(upload)) for z, y in parts]
+    sums = [Sums.unpacked(Sums.of(z, y, scale).packed(upload), z.shape[1], labels) for z, y in parts]
     return solve(sum(sums[1:], sums[0]), scale), scale, sums
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 119), max_size=8, unique=True))
 def test_any_partition_gives_the_centralized_solution(seed, cuts):
     z, y = clips(seed)
@@ -36,7 +36,7 @@ def test_any_partition_gives_the_centralized_solution(seed, cuts):
     np.testing.assert_allclose(federated.bias, central.bias, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), leaver=st.integers(0, 3))
 def test_subtracting_a_client_is_as_if_it_had_never_been(seed, leaver):
     z, y = clips(seed, count=160)

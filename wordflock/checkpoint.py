@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
-from wordflock.features import FeatureSpec
+from wordflock.features import LONGEST_WINDOW, SHORTEST_WINDOW, FeatureSpec, names_layers
+from wordflock.files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,8 +56,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it anew.")
         about["spec"] = FeatureSpec(**about["spec"])
         checkpoint = Checkpoint(weights=weights, **about)
-        checkpoint.build()
         _check(checkpoint)
+        checkpoint.build()
     except WordflockError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -84,6 +84,8 @@ def _check(checkpoint: Checkpoint) -> None:
             raise TypeError(f"{value!r} is no {kind.__name__}")
     if len(set(labels)) != len(labels):
         raise ValueError("a label stands twice")
+    if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
+        raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
         raise TypeError("weights are not float32")
 
@@ -98,38 +100,3 @@ def set_weights(head: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> 
     import torch
 
     head.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
-
-
-def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
-    from safetensors.numpy import save
-
-    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content as one step: written aside, forced to the disk, renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise WordflockError(
-            f"There is no checkpoint {path}; runs keep theirs in runs/<name>/best.safetensors."
-        ) from error
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a type numpy lacks
-        raise WordflockError(f"The checkpoint {path} cannot be read ({error}); take another one.") from error

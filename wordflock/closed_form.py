@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
+from wordflock.files import load_tensors, save_tensors
 
 Array = NDArray[np.float64]
 
@@ -39,6 +41,23 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.counts + other.counts, self.total + other.total, self.squares + other.squares)
+
+    def packed(self) -> dict[str, Array]:
+        """The arrays of a message."""
+        return {"counts": self.counts, "total": self.total, "squares": self.squares}
+
+    @classmethod
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Moments:
+        """The moments in a message. Raises ValueError where they cannot be any."""
+        shapes = {"counts": (labels,), "total": (size,), "squares": (size,)}
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError("of another shape")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("not finite")
+        moments = cls(*(arrays[name].astype(np.float64) for name in shapes))
+        if (moments.counts < 0).any() or (moments.squares < 0).any():
+            raise ValueError("no moments")
+        return moments
 
     def scale(self) -> Scale:
         """Mean and standard deviation of every coordinate, and label weights that make all labels count alike.
@@ -63,13 +82,24 @@ class Scale:
     deviation: Array  # (d,)
     label_weights: Array  # (labels,)
 
+    NAMES: ClassVar = frozenset({"mean", "deviation", "label_weights"})
+
+    def packed(self) -> dict[str, Array]:
+        """The arrays of a message."""
+        return {"mean": self.mean, "deviation": self.deviation, "label_weights": self.label_weights}
+
+    @classmethod
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]]) -> Scale:
+        """The scale in a message, among other arrays."""
+        return cls(arrays["mean"], arrays["deviation"], arrays["label_weights"])
+
 
 @dataclass(frozen=True)
 class Sums:
     """Weighted sums over clips of x xᵀ and x yᵀ, where x is the standardised representation with a one at its end,
     and y the label as a unit vector."""
 
-    gram: Array  # (d + 1, d + 1), symmetric
+    triangle: Array  # ((d + 1)(d + 2) / 2,), the upper triangle of the Gram matrix, row by row
     cross: Array  # (d + 1, labels)
     counts: Array  # (labels,), clips, unweighted
 
@@ -78,32 +108,93 @@ class Sums:
         """The sums of representations of shape (clips, d)."""
         x = np.ones((len(z), z.shape[1] + 1))
         np.divide(z - scale.mean, scale.deviation, out=x[:, :-1])
-        weights = scale.label_weights[labels]
         cross = np.zeros((x.shape[1], len(scale.label_weights)))
         for label in np.unique(labels):
             cross[:, label] = scale.label_weights[label] * x[labels == label].sum(axis=0)
-        x *= np.sqrt(weights)[:, None]
-        return cls(x.T @ x, cross, np.bincount(labels, minlength=len(scale.label_weights)).astype(np.float64))
+        x *= np.sqrt(scale.label_weights[labels])[:, None]
+        gram = x.T @ x
+        triangle = np.concatenate([gram[i, i:] for i in range(len(gram))])
+        return cls(triangle, cross, np.bincount(labels, minlength=len(scale.label_weights)).astype(np.float64))
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(self.gram + other.gram, self.cross + other.cross, self.counts + other.counts)
+        return Sums(self.triangle + other.triangle, self.cross + other.cross, self.counts + other.counts)
 
     def __sub__(self, other: Sums) -> Sums:
-        return Sums(self.gram - other.gram, self.cross - other.cross, self.counts - other.counts)
+        return Sums(self.triangle - other.triangle, self.cross - other.cross, self.counts - other.counts)
+
+    @property
+    def gram(self) -> Array:
+        """The Gram matrix, shape (d + 1, d + 1)."""
+        size, start = len(self.cross), 0
+        gram = np.empty((size, size))
+        for i in range(size):
+            gram[i, i:] = gram[i:, i] = self.triangle[start : start + size - i]
+            start += size - i
+        return gram
 
     def packed(self, dtype: str = "float64") -> dict[str, NDArray[Any]]:
-        """The arrays of a message: of the Gram matrix only the upper triangle, (d + 1)(d + 2) / 2 numbers."""
-        triangle = self.gram[np.triu_indices(len(self.gram))]
-        return {"gram": triangle.astype(dtype), "cross": self.cross.astype(dtype), "counts": self.counts}
+        """The arrays of a message, with numbers of the given type; as means, for sums overflow float16."""
+        clips = max(1.0, float(self.counts.sum()))
+        means = {"triangle": self.triangle / clips, "cross": self.cross / clips}
+        return {**{name: array.astype(dtype) for name, array in means.items()}, "counts": self.counts}
 
     @classmethod
-    def unpacked(cls, arrays: Mapping[str, NDArray[Any]]) -> Sums:
-        """The sums in a message."""
-        size = len(arrays["cross"])
-        gram = np.zeros((size, size))
-        gram[np.triu_indices(size)] = arrays["gram"]
-        gram += np.triu(gram, 1).T
-        return cls(gram, arrays["cross"].astype(np.float64), arrays["counts"].astype(np.float64))
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Sums:
+        """The sums in a message, for representations of `size` coordinates.
+
+        Raises ValueError where they cannot be sums of squares: wrong shapes, not finite, a negative diagonal.
+        """
+        shapes = {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError("of another shape")
+        clips = max(1.0, float(arrays["counts"].sum()))
+        triangle, cross = (arrays[name].astype(np.float64) * clips for name in ("triangle", "cross"))
+        sums = cls(triangle, cross, arrays["counts"].astype(np.float64))
+        if not all(np.isfinite(array).all() for array in (sums.triangle, sums.cross, sums.counts)):
+            raise ValueError("not finite")
+        rows = np.arange(size + 1)
+        if (sums.triangle[rows * (size + 1) - rows * (rows - 1) // 2] < 0).any() or (sums.counts < 0).any():
+            raise ValueError("no sums of squares")
+        return sums
+
+
+class SumsFolder:
+    """Sums kept on disk, as safetensors files: the total with the scale, and what single clients sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, scale: Scale, total: Sums) -> None:
+        """Keep the total."""
+        arrays = {"triangle": total.triangle, "cross": total.cross, "counts": total.counts}
+        self._save("total", {**arrays, **scale.packed()})
+
+    def keep_client(self, client: int, sums: Sums) -> None:
+        """Keep what a client sent."""
+        self._save(f"client-{client}", {"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+
+    def read(self) -> tuple[Scale, Sums]:
+        """The scale and the total. Raises WordflockError where there are none."""
+        arrays = self._load("total")
+        return Scale.unpacked(arrays), Sums(arrays["triangle"], arrays["cross"], arrays["counts"])
+
+    def client(self, client: int) -> Sums | None:
+        """What a client sent, where it was kept."""
+        if not (self.folder / f"client-{client}.safetensors").exists():
+            return None
+        arrays = self._load(f"client-{client}")
+        return Sums(arrays["triangle"], arrays["cross"], arrays["counts"])
+
+    def drop_client(self, client: int) -> None:
+        """Delete what a client sent."""
+        (self.folder / f"client-{client}.safetensors").unlink(missing_ok=True)
+
+    def _save(self, name: str, arrays: dict[str, Array]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(self.folder / f"{name}.safetensors", arrays, {})
+
+    def _load(self, name: str) -> dict[str, Array]:
+        return load_tensors(self.folder / f"{name}.safetensors")[0]
 
 
 @dataclass(frozen=True)
@@ -128,21 +219,22 @@ def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solutio
 def _solve(sums: Sums, scale: Scale, ridge: float) -> Solution:
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-    size = len(sums.gram) - 1
-    penalised = sums.gram.copy()
-    penalty = ridge * float(np.trace(sums.gram[:size, :size])) / size
-    penalised[np.diag_indices(size)] += penalty  # all but the last, the constant
+    gram = sums.gram
+    size = len(gram) - 1
+    penalised = gram.copy()
+    penalty = ridge * float(np.trace(gram[:size, :size])) / size
+    penalised[np.arange(size), np.arange(size)] += penalty  # all but the last, the constant
     try:
-        factor = cho_factor(penalised, lower=False, check_finite=True)
+        factor = cho_factor(penalised, lower=False, overwrite_a=True)
     except (LinAlgError, ValueError) as error:
         raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.") from error
     solution: Array = cho_solve(factor, sums.cross)
     # What is left of the labels, from the sums alone: |y - x b|² = |y|² - 2 b·c + b·G b.
     clips = float(sums.counts.sum())
     energy = float(scale.label_weights @ sums.counts)
-    residual = energy - 2 * float((solution * sums.cross).sum()) + float((solution * (sums.gram @ solution)).sum())
+    residual = energy - 2 * float((solution * sums.cross).sum()) + float((solution * (gram @ solution)).sum())
     inverse_diagonal = np.square(_inverse_factor(factor[0])).sum(axis=1)
-    freedom = len(sums.gram) - penalty * float(inverse_diagonal[:size].sum())
+    freedom = len(gram) - penalty * float(inverse_diagonal[:size].sum())
     validated = residual / clips / max(1e-9, 1 - freedom / clips) ** 2
     weight = solution[:-1] / scale.deviation[:, None]
     return Solution(weight.T.copy(), solution[-1] - scale.mean @ weight, ridge, validated)

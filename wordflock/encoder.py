@@ -33,10 +33,10 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(dimensions.positions, width))
         self.wanted, self.pooled = layer.split("+"), pooled
-        depth = dimensions.layers if "last" in self.wanted else int(self.wanted[-1])
-        if not 1 <= depth <= dimensions.layers:
-            raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and none numbered {layer}.")
-        self.layers = nn.ModuleList(Layer(width, dimensions.attention_heads) for _ in range(depth))
+        depths = [dimensions.layers if part == "last" else int(part) for part in self.wanted]
+        if min(depths) < 1 or max(depths) > dimensions.layers:
+            raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and not all of {layer}.")
+        self.layers = nn.ModuleList(Layer(width, dimensions.attention_heads) for _ in range(max(depths)))
         self.norm = nn.LayerNorm(width) if "last" in self.wanted else nn.Identity()
 
     def forward(self, log_mel: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import sqlite3
 import zlib
 from collections import deque
@@ -70,13 +71,21 @@ def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False) 
     """
     if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
         raise WordflockError(f"A window of {window} s is outside {SHORTEST_WINDOW} to {LONGEST_WINDOW:.0f} s.")
-    parts = [math.inf if part == "last" else int(part) if part.isdecimal() else 0 for part in layer.split("+")]
-    if min(parts) < 1 or sorted(set(parts)) != parts:
+    if not names_layers(layer):
         raise WordflockError(
             f"Layer {layer!r} is neither 'last' nor a number from 1 on, nor rising ones joined by '+'."
         )
     frames = round(window * FRAMES_PER_SECOND)
     return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled)
+
+
+def names_layers(layer: str) -> bool:
+    """Whether this is "last", a number from 1 on, or rising ones joined by "+"."""
+    parts = layer.split("+")
+    if not all(re.fullmatch("last|[1-9][0-9]?", part) for part in parts):
+        return False
+    depths = [math.inf if part == "last" else int(part) for part in parts]
+    return depths == sorted(set(depths))
 
 
 @dataclass(frozen=True)
@@ -202,18 +211,18 @@ class FeatureStore:
         with self._index() as index:
             index.execute("BEGIN IMMEDIATE")  # from here to the commit nobody else writes
             rows, _ = _extent(index)
-            entries: list[tuple[int, str, int, int]] = []
             with self._file.open("r+b") as file:
                 file.seek(rows * features[0].nbytes)
                 for key, feature in zip(keys, features, strict=True):
                     if index.execute("SELECT 1 FROM clips WHERE key = ?", (key,)).fetchone():
-                        continue  # the other process was faster
+                        continue  # another process was faster, or it stands twice
                     content = feature.tobytes()
                     file.write(content)
-                    entries.append((rows + len(entries), key, features.shape[2], zlib.crc32(content)))
+                    entry = (rows, key, features.shape[2], zlib.crc32(content))
+                    index.execute("INSERT INTO clips VALUES (?, ?, ?, ?)", entry)
+                    rows += 1
                 file.flush()
                 os.fsync(file.fileno())
-            index.executemany("INSERT INTO clips VALUES (?, ?, ?, ?)", entries)
             index.execute("COMMIT")
 
     def array(self) -> NDArray[np.float16]:

@@ -39,9 +39,9 @@ def prepare(
 
     Raises WordflockError where a split has no clips.
     """
+    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer, pooled=settings.head == "linear")
     table = load_table(settings)
     task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
-    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer, pooled=settings.head == "linear")
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}
     for split, those in chosen.items():
         if not those.clips:

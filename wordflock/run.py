@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wordflock.checkpoint import Checkpoint, save_checkpoint, write_atomically
+from wordflock.checkpoint import Checkpoint, save_checkpoint
 from wordflock.errors import WordflockError
+from wordflock.files import write_atomically
 from wordflock.settings import HeadSettings
 
 BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.json"

@@ -9,7 +9,6 @@ from typing import Any, Self, get_type_hints
 
 from wordflock.errors import WordflockError
 
-
 HEADS = ("attentive", "convolution", "mean", "linear")
 
 
@@ -65,7 +64,7 @@ class DataSettings:
                 value = None if config[key] == "" and f.default is None else config[key]
                 if types[f.name] is float and type(value) is int:
                     value = float(value)
-                if not isinstance(value, types[f.name]) or (isinstance(value, bool) and types[f.name] is int):
+                if not isinstance(value, types[f.name]) or (isinstance(value, bool) and types[f.name] in (int, int | None)):
                     raise WordflockError(f"The configuration's {key} = {value!r} is of the wrong type.")
                 values[f.name] = value
         return cls(**values)
@@ -82,8 +81,24 @@ class Settings(DataSettings):
         "tiny.en", "Whisper encoder: tiny, base, small (.en), a Hub repository, or a safetensors file."
     )
     window: float = option(1.4, "Seconds of a clip that the encoder sees, 0.2 to 30.")
-    layer: str = option("last", "Layer whose output is used: 'last', a number from 1 on, or several: '2+3+last'.")
-    head: str = option("attentive", "Kind of head; 'linear' works on pooled frames.", choices=HEADS)
+    layer: str = option(
+        "auto",
+        "Layer whose output is used: 'last', a number from 1 on, or several as '2+3+last'. auto is the last; with a "
+        "linear head 2+3+last.",
+    )
+    head: str = option(
+        "auto",
+        "Kind of head; 'linear' works on pooled frames. auto is attentive; with --strategy exact linear.",
+        choices=("auto", *HEADS),
+    )
+
+    def __post_init__(self) -> None:
+        """Fills in what "auto" stands for, so that files tell what was used."""
+        if self.head == "auto":
+            object.__setattr__(self, "head", "linear" if getattr(self, "strategy", "") == "exact" else "attentive")
+        if self.layer == "auto":
+            object.__setattr__(self, "layer", "2+3+last" if self.head == "linear" else "last")
+        super().__post_init__()
 
     @property
     def keyword_list(self) -> list[str]:
@@ -119,6 +134,11 @@ class HeadSettings(Settings):
 class TrainSettings(HeadSettings):
     """Centralized training."""
 
+    strategy: str = option(
+        "gradient",
+        "How the head is trained; 'exact' solves its last layer from sums over the clips, in one pass.",
+        choices=("gradient", "exact"),
+    )
     epochs: int = option(10, "Passes over the training clips.", least=1)
     checkpoint: str = option("", "Checkpoint to go on from.")
     compile: bool = option(False, "Compile the head with torch.compile.")
@@ -134,17 +154,37 @@ class FederationSettings(HeadSettings, PartitionSettings):
     batch_size: int = option(16, "Clips in a training batch; a client with fewer clips is left out.", least=1)
     learning_rate: float = option(3e-3, "Peak learning rate of a client's AdamW.", least=1e-9, most=10.0)
     strategy: str = option(
-        "fedavg", "How heads are put together.", choices=("fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox")
+        "fedavg",
+        "How heads are put together; 'exact' solves the last layer from sums, in one round.",
+        choices=("fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox", "exact"),
     )
+    start: str = option("untrained", "Head of the first round.", choices=("untrained", "exact"))
+    min_clips: int = option(8, "Clips below which a client sends no sums, for they would give the clips away.", least=1)
     held_back: float = option(0.1, "Share of a client's clips that it keeps for its own evaluation.", least=0, most=0.9)
     min_replies: int = option(1, "Heads that a round needs; with fewer it is repeated with other clients.", least=1)
     round_deadline: float = option(3600.0, "Seconds until a round goes on without those still missing.", least=0.1)
     upload: str = option(
-        "float32",
-        "Numbers in which clients send what they learned; float16 is half as much.",
-        choices=("float32", "float16"),
+        "auto",
+        "Numbers in which clients send what they learned: float16 is half as much as float32. auto is float32 for "
+        "rounds, and float64 for sums.",
+        choices=("auto", "float64", "float32", "float16"),
+    )
+    keep: str = option(
+        "total",
+        "What the exact strategy keeps for `wordflock forget`: the total of the sums, or also each client's own.",
+        choices=("total", "client-sums"),
     )
     workers: int = option(0, "Clients trained at the same time. (default: one a processor core)", least=0)
+
+    @property
+    def least_clips(self) -> int:
+        """Clips below which a client takes no part."""
+        return self.min_clips if self.strategy == "exact" else self.batch_size
+
+    @property
+    def sums_type(self) -> str:
+        """The type of the numbers in sums."""
+        return "float64" if self.upload == "auto" else self.upload
 
 
 @dataclass(frozen=True)

@@ -97,19 +97,19 @@ def silence_crops(background: Sequence[Clip], split: str, count: int, seed: int)
     """`count` different crops of the background recordings at random gain; the first is digital silence.
 
     The splits take different stretches of every recording, so that no noise heard in training is heard in the test.
+    A crop lasts a second, or half of a stretch that is shorter than two.
     """
     generator = numpy_generator(seed, "silence", split)
-    low, high = BACKGROUND_SHARES[split]
-    room = round(SILENCE_SECONDS * SAMPLE_RATE)
-    different = {recording.content: recording for recording in background}.values()
-    stretches = [
-        (r, round(r.seconds * SAMPLE_RATE * low), round(r.seconds * SAMPLE_RATE * high) - room) for r in different
-    ]
-    stretches = [stretch for stretch in stretches if stretch[2] > stretch[1]]
+    stretches = []
+    for recording in {recording.content: recording for recording in background}.values():
+        first, last = (round(recording.seconds * SAMPLE_RATE * share) for share in BACKGROUND_SHARES[split])
+        samples = min(round(SILENCE_SECONDS * SAMPLE_RATE), (last - first) // 2)
+        if samples:
+            stretches.append((recording, first, last - samples, samples))
     crops: dict[tuple[str, int], Clip] = {}
-    possible = sum(last - first for _, first, last in stretches)
+    possible = sum(last - first for _, first, last, _ in stretches)
     while len(crops) < min(count, possible // 2):
-        recording, first, last = stretches[generator.integers(len(stretches))]
+        recording, first, last, samples = stretches[generator.integers(len(stretches))]
         start = int(generator.integers(first, last))
         gain = float(10 ** generator.uniform(-2, 0)) if crops else 0.0
         crop = replace(
@@ -117,7 +117,7 @@ def silence_crops(background: Sequence[Clip], split: str, count: int, seed: int)
             word=SILENCE,
             speaker="",
             split=split,
-            seconds=SILENCE_SECONDS,
+            seconds=samples / SAMPLE_RATE,
             start=start / SAMPLE_RATE,
             gain=gain,
         )

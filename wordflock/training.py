@@ -12,11 +12,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wordflock.closed_form import Solution
 from wordflock.features import Features
-from wordflock.head import count_parameters
+from wordflock.head import Head, count_parameters
 from wordflock.metrics import Score, score
 
 EVALUATION_BATCH = 128
+# Least squares scores lie between 0 and 1, too near for probabilities; times 10 their cross-entropy on validation clips
+# is least, for one layer as for three (benchmarks/closed_form.py).
+SHARPNESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,20 @@ def predict(head: nn.Module, features: Features, *, device: str = "cpu") -> NDAr
     head.eval()
     with torch.inference_mode():
         return np.concatenate([head(x.to(device)).cpu().numpy() for x in _batches(features)])
+
+
+def pool(head: Head, features: Features) -> NDArray[np.float32]:
+    """What the head's last layer sees of every clip, shape (clips, d)."""
+    head.eval()
+    with torch.inference_mode():
+        return np.concatenate([head.pool(x).cpu().numpy() for x in _batches(features)])
+
+
+def put_solution(head: Head, solution: Solution) -> None:
+    """Make a solution in closed form the head's last layer."""
+    with torch.no_grad():
+        head.output.weight.copy_(torch.from_numpy(solution.weight * SHARPNESS))
+        head.output.bias.copy_(torch.from_numpy(solution.bias * SHARPNESS))
 
 
 def _batches(features: Features) -> Iterator[Tensor]:

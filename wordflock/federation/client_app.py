@@ -16,16 +16,17 @@ import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
-from torch import nn
 
 from wordflock.checkpoint import get_weights, set_weights
+from wordflock.closed_form import Moments, Scale, Sums
+from wordflock.errors import WordflockError
 from wordflock.federation.device import load_device, processor_name
 from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import content, half_update, labels_of, weights_of
-from wordflock.head import build_head
+from wordflock.head import Head, build_head
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
-from wordflock.training import Recipe, evaluate_head, make_optimizer, train_epoch
+from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
 
 DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
 
@@ -77,6 +78,23 @@ def train(message: Message, context: Context) -> Message:
     return Message(trained, reply_to=message)
 
 
+@app.train("moments")
+def moments(message: Message, context: Context) -> Message:
+    """The moments of what the head's last layer sees of the clips: the first half of the exact strategy."""
+    member, settings = _who(message, context)
+    z = pool(_untrained(message, member, settings), member.train)
+    return Message(content(Moments.of(z, member.train.labels, len(member.labels)).packed()), reply_to=message)
+
+
+@app.train("sums")
+def sums(message: Message, context: Context) -> Message:
+    """The sums over the clips, standardised as the server says: the second half of the exact strategy."""
+    member, settings = _who(message, context)
+    z = pool(_untrained(message, member, settings), member.train)
+    own = Sums.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
+    return Message(content(own.packed(settings.sums_type)), reply_to=message)
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the head on the clips held back."""
@@ -112,7 +130,15 @@ def _who(message: Message, context: Context) -> tuple[Member, FederationSettings
     return federation(settings).members[int(context.node_config["partition-id"])], settings
 
 
-def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: FederationSettings) -> nn.Module:
+def _untrained(message: Message, member: Member, settings: FederationSettings) -> Head:
+    """The head in a request for sums. A client with too few clips sends none: sums over them would give them away."""
+    if len(member.train) < settings.min_clips:
+        raise WordflockError(f"{len(member.train)} clips are fewer than --min-clips {settings.min_clips}")
+    arrays = weights_of(message)
+    return _head({name: arrays[name] for name in arrays.keys() - Scale.NAMES}, member, settings)
+
+
+def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: FederationSettings) -> Head:
     _, frames, width = member.train.array.shape
     head = build_head(settings.head, frames, width, len(member.labels), seed=None, allow_large=True)
     set_weights(head, weights)

@@ -17,9 +17,9 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.checkpoint import write_atomically
 from wordflock.errors import WordflockError
 from wordflock.features import Features, FeatureSpec, FeatureStore
+from wordflock.files import write_atomically
 from wordflock.settings import ClientSettings
 from wordflock.task import SILENCE, UNKNOWN, Task
 
@@ -88,7 +88,7 @@ def prepare_device(settings: ClientSettings) -> Path:
         train, held_back = hold_back(np.arange(len(chosen)), settings.held_back, settings.seed, _number(settings))
     if not chosen:
         raise WordflockError(f"There are no clips in {settings.data}; --data names a folder with a folder a word.")
-    spec = feature_spec(settings.encoder, settings.window, settings.layer)
+    spec = feature_spec(settings.encoder, settings.window, settings.layer, settings.head == "linear")
     started = time.perf_counter()
     clips, zeros = [clip for clip, _ in chosen], [0] * len(chosen)
     rows = encode_clips(clips, zeros, spec, settings.cache_folder, device(settings)).rows

@@ -85,10 +85,10 @@ class Roster:
                 return
             if not isinstance(self.settings, ServerSettings) and not self._asked:
                 break  # in a simulation all are there from the start
-        small = [client for client in self.clients.values() if client.clips < self.settings.batch_size]
+        small = [client for client in self.clients.values() if client.clips < self.settings.least_clips]
         if len(small) == len(self.clients) > 0:
             raise WordflockError(
-                f"No client has as many clips as a batch of {self.settings.batch_size}; take a smaller --batch-size."
+                f"No client has the {self.settings.least_clips} clips it needs; lower --batch-size or --min-clips."
             )
         raise WordflockError(
             f"{len(self.able())} of the {least} clients that a round needs came (within {seconds:.0f} s); "
@@ -97,7 +97,7 @@ class Roster:
 
     def able(self, *, held_back: bool = False) -> list[int]:
         """The clients, in rising order, that are there and have enough clips for training, or hold any back."""
-        least = 1 if held_back else self.settings.batch_size
+        least = 1 if held_back else self.settings.least_clips
         return sorted(
             client.number
             for client in self.clients.values()
@@ -144,8 +144,8 @@ class Roster:
             print(f"client {client} connected anew; its earlier connection counts no more")
             self._turned_away.add(before.node)
         self.clients[client.number] = client
-        if client.clips < self.settings.batch_size:
-            print(f"skipped: client {client} has {client.clips} clips, and a batch has {self.settings.batch_size}")
+        if client.clips < self.settings.least_clips:
+            print(f"skipped: client {client} has {client.clips} clips, and the least is {self.settings.least_clips}")
 
     def _listed(self) -> str:
         return ", ".join(str(self.clients[number]) for number in self.able()) or "none"

@@ -16,20 +16,23 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from wordflock.centralized import checkpoint_of, finish, new_head
-from wordflock.checkpoint import get_weights, load_checkpoint, load_tensors, save_tensors, set_weights
+from wordflock.checkpoint import get_weights, load_checkpoint, set_weights
+from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
 from wordflock.federation.costs import cost_of, format_costs, sum_costs
+from wordflock.federation.exact import exact_round
 from wordflock.federation.members import federation, server_side
 from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
 from wordflock.federation.roster import Roster, collect
 from wordflock.federation.server import alive, hold
 from wordflock.federation.strategy import aggregate, get_state, make_strategy, set_state, train_messages
-from wordflock.head import count_parameters
+from wordflock.files import load_tensors, save_tensors
+from wordflock.head import Head, count_parameters
 from wordflock.metrics import Score
 from wordflock.progress import progress
 from wordflock.run import Run
 from wordflock.settings import FederationSettings, ServerSettings
-from wordflock.training import evaluate_head
+from wordflock.training import evaluate_head, put_solution
 
 ATTEMPTS = 3  # at one round, each with other clients
 LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
@@ -69,12 +72,15 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     resume = isinstance(settings, ServerSettings) and bool(settings.resume)
     run = Run(settings, mode, going_on=resume)
     strategy = make_strategy(settings)
-    weights, done = get_weights(head), 0
+    weights, done = get_weights(head), -1
     if resume:
         weights, done = _go_on(run, strategy, weights)
     set_weights(head, weights)
+    # The round in closed form is the only one, or comes before the first.
+    exact, rounds = (1, 1) if settings.strategy == "exact" else (0, settings.rounds)
+    first = max(done + 1, exact if "exact" in (settings.strategy, settings.start) else 1)
     print(f"head parameters = {count_parameters(head):,}")
-    if done:
+    if done >= 0:
         print(f"going on after round {done}")
     elif len(validation):
         score = evaluate_head(head, validation, labels)
@@ -86,40 +92,41 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         roster.gather(settings.min_clients, settings.client_deadline)
     else:
         roster.gather(1, settings.round_deadline)
-    with progress("rounds", settings.rounds, "rounds") as advance:
-        advance(done)
-        for number in range(done + 1, settings.rounds + 1):
+    with progress("rounds", rounds, "rounds") as advance:
+        advance(first - 1)
+        for number in range(first, rounds + 1):
             round_started = time.perf_counter()
-            replies, problems = _train_round(grid, roster, settings, strategy, number, weights)
-            weights = aggregate(strategy, number, [reply.message for reply in replies])
+            if number == exact:
+                outcome = _exact_round(grid, roster, settings, head, run.folder)
+            else:
+                outcome = _averaged_round(grid, roster, settings, strategy, number, weights)
+            weights = outcome.weights
             set_weights(head, weights)
             client_score = _client_score(grid, roster, settings, number, weights)
             client_accuracy = client_score.accuracy if client_score else None
             # Where the server has no clips of its own, those that the clients held back decide which head is best.
             score = evaluate_head(head, validation, labels) if len(validation) else client_score or NO_SCORE
             checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
-            sent = sum(array.nbytes for array in weights.values())
-            received = sum(reply.cost["bytes_up"] for reply in replies) // len(replies)
             _save_strategy(run.folder, strategy, number)
             best = run.record(
                 "round",
                 checkpoint,
-                train_loss=_mean([reply.message for reply in replies], "loss"),
+                train_loss=outcome.loss,
                 validation_loss=score.loss,
                 client_accuracy=client_accuracy,
-                clients=[reply.client for reply in replies],
-                bytes_up=received,
-                bytes_down=sent,
+                clients=outcome.clients,
+                bytes_up=outcome.bytes_up,
+                bytes_down=outcome.bytes_down,
                 seconds=time.perf_counter() - round_started,
-                **({"refused": problems} if problems else {}),
-                **({"costs": [reply.cost for reply in replies]} if devices else {}),
+                **({"refused": outcome.problems} if outcome.problems else {}),
+                **({"costs": outcome.costs} if devices else {}),
             )
             _forget_strategies(run.folder, number)
             advance(1, f"accuracy {score.accuracy:.4f}")
             own = "" if client_accuracy is None else f"clients' own = {client_accuracy:.4f}, "
             print(
-                f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}{len(replies)} "
-                f"{'of ' + str(len(roster.able())) + ' ' if devices else ''}clients, "
+                f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
+                f"{len(outcome.clients)} {'of ' + str(len(roster.able())) + ' ' if devices else ''}clients, "
                 f"{time.perf_counter() - round_started:.1f} s{' (best)' if best else ''}",
                 flush=True,
             )
@@ -128,7 +135,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
     metrics: dict[str, Any] = {
         "seconds": seconds,
-        "rounds": settings.rounds,
+        "rounds": rounds,
         "bytes_per_client_per_round": sum(traffic) // max(1, len(traffic)),
         "refused": sum(len(line.get("refused", [])) for line in lines),
     }
@@ -137,6 +144,48 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         print(format_costs(metrics["clients"]), flush=True)
     finish(run, "round", settings, prepared, metrics)
     return run.folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round brought."""
+
+    weights: dict[str, NDArray[np.float32]]
+    loss: float | None  # the clients' mean, where they trained
+    clients: list[int]
+    bytes_up: int  # a client
+    bytes_down: int  # a client
+    problems: list[str]
+    costs: list[dict[str, Any]]
+
+
+def _averaged_round(
+    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
+) -> Outcome:
+    """Clients train the head, and the strategy makes one of theirs."""
+    replies, problems = _train_round(grid, roster, settings, strategy, number, weights)
+    messages = [reply.message for reply in replies]
+    return Outcome(
+        weights=aggregate(strategy, number, messages),
+        loss=_mean(messages, "loss"),
+        clients=[reply.client for reply in replies],
+        bytes_up=sum(reply.cost["bytes_up"] for reply in replies) // len(replies),
+        bytes_down=sum(array.nbytes for array in weights.values()),
+        problems=problems,
+        costs=[reply.cost for reply in replies],
+    )
+
+
+def _exact_round(grid: Grid, roster: Roster, settings: FederationSettings, head: Head, folder: Path) -> Outcome:
+    """Clients send sums, and the head's last layer is solved from them; the sums stay in the run's folder."""
+    kept = SumsFolder(folder / "sums")
+    keep = kept.keep_client if settings.keep == "client-sums" else lambda client, sums: None
+    result = exact_round(grid, roster, settings, head, keep)
+    kept.write(result.scale, result.total)
+    put_solution(head, result.solution)
+    weights = get_weights(head)
+    down = 2 * sum(array.nbytes for array in weights.values()) + sum(a.nbytes for a in result.scale.packed().values())
+    return Outcome(weights, None, result.clients, result.bytes_up, down, result.problems, [])
 
 
 @dataclass(frozen=True)
@@ -255,10 +304,10 @@ def _client_score(
 def _go_on(
     run: Run, strategy: FedAvg, untrained: dict[str, NDArray[np.float32]]
 ) -> tuple[dict[str, NDArray[np.float32]], int]:
-    """The head of the last finished round, and that round; the strategy's optimizer is put back to it."""
+    """The head of the last finished round, and that round (-1: none); the strategy's optimizer is put back to it."""
     path = run.folder / "last.safetensors"
     if not path.exists():
-        return untrained, 0
+        return untrained, -1
     last = load_checkpoint(path)
     done = int(last.training["round"])
     if _strategy_file(run.folder, done).exists():
