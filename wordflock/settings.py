@@ -36,6 +36,8 @@ class DataSettings:
             value, choices, least = getattr(self, f.name), f.metadata["choices"], f.metadata["least"]
             if choices and value not in choices:
                 raise WordflockError(f"--{dashed(f.name)} {value} is none of {', '.join(choices)}.")
+            if value is None:
+                continue
             if least is not None and not value >= least:
                 raise WordflockError(f"--{dashed(f.name)} {value} is too small; the least is {least}.")
             if (most := f.metadata["most"]) is not None and not value <= most:
@@ -62,7 +64,7 @@ class DataSettings:
         for f in fields(cls):
             if (key := dashed(f.name)) in config:
                 value = None if config[key] == "" and f.default is None else config[key]
-                if types[f.name] is float and type(value) is int:
+                if types[f.name] in (float, float | None) and type(value) is int:
                     value = float(value)
                 if not isinstance(value, types[f.name]) or (isinstance(value, bool) and types[f.name] in (int, int | None)):
                     raise WordflockError(f"The configuration's {key} = {value!r} is of the wrong type.")
@@ -160,7 +162,12 @@ class FederationSettings(HeadSettings, PartitionSettings):
     )
     start: str = option("untrained", "Head of the first round.", choices=("untrained", "exact"))
     min_clips: int = option(8, "Clips below which a client sends no sums, for they would give the clips away.", least=1)
-    held_back: float = option(0.1, "Share of a client's clips that it keeps for its own evaluation.", least=0, most=0.9)
+    held_back: float | None = option(
+        None,
+        "Share of a client's clips that it keeps for its own evaluation. (default: 0.1, and 0 with --strategy exact)",
+        least=0,
+        most=0.9,
+    )
     min_replies: int = option(1, "Heads that a round needs; with fewer it is repeated with other clients.", least=1)
     round_deadline: float = option(3600.0, "Seconds until a round goes on without those still missing.", least=0.1)
     upload: str = option(
@@ -175,6 +182,11 @@ class FederationSettings(HeadSettings, PartitionSettings):
         choices=("total", "client-sums"),
     )
     workers: int = option(0, "Clients trained at the same time. (default: one a processor core)", least=0)
+
+    @property
+    def held_back_share(self) -> float:
+        """The share that clients hold back; sums are over all clips, as a central solution would be."""
+        return (0.0 if self.strategy == "exact" else 0.1) if self.held_back is None else self.held_back
 
     @property
     def least_clips(self) -> int:

@@ -32,6 +32,7 @@ def serve_rounds(settings: ClientSettings) -> None:
     context = _tls(settings, host)
     if settings.key and not Path(settings.key).is_file():
         raise WordflockError(f"There is no key {settings.key}; make one with 'wordflock certificates'.")
+    unreachable(host, port, context)  # a server that cannot be trusted is better known before the clips are encoded
     member = in_own_process(_prepare, settings)
     log = member.with_suffix(".log")
     if log.exists() and log.stat().st_size > MOST_LOG:

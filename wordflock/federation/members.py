@@ -51,7 +51,7 @@ def federation(settings: FederationSettings) -> Federation:
     parts = partition_clips(speakers, features.labels, settings)
     members = []
     for client, clips in enumerate(parts):
-        train, held_back = hold_back(clips, settings.held_back, settings.seed, client)
+        train, held_back = hold_back(clips, settings.held_back_share, settings.seed, client)
         labels, spec = prepared.task.labels, prepared.spec
         members.append(Member(client, features.select(train), features.select(held_back), labels, spec))
     return Federation(prepared, members)

@@ -103,7 +103,7 @@ def hold(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    os.write(descriptor, b"held\n")
+    os.write(descriptor, b"%d\n" % os.getpid())
 
 
 def _follow(folder: Path, output: Tail, link_lives: Callable[[], bool]) -> None:
