@@ -1,0 +1,251 @@
+"""A server and clients on the loopback, as real processes: TLS, keys, kills, cuts, and clients that mean harm.
+
+One flock of three clients serves all runs, one after the other: it has to find every server that comes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flock import COMMAND, Proxy, Started, family, free_port, kill, random_encoder, runs, tones
+
+from wordflock.certificates import make_certificates
+from wordflock.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+
+SPEAKERS = [f"{number:08x}" for number in range(40)]
+TASK = ["--no-silence", "--no-unknown", "--keywords", "low,mid,high,top"]
+TRAINING = ["--clients-per-round", 3, "--local-epochs", 2, "--batch-size", 8]
+
+
+@dataclass
+class Flock:
+    """What all runs share."""
+
+    folder: Path
+    port: int
+    data: Path
+    features: list[object]
+    clients: dict[str, Started]
+    proxy: Proxy
+
+    def server(self, name: str, *arguments: object, **options: object) -> Started:
+        """A server with TLS that requires keys."""
+        shared: dict[str, object] = {"listen": f"127.0.0.1:{self.port}", "min-clients": 3, "round-deadline": 60}
+        given = [part for key, value in {**shared, **options}.items() for part in (f"--{key}", value)]
+        safe = ["--certificates", self.folder / "tls", "--require-keys", self.folder / "tls" / "keys"]
+        where = ["--runs", self.folder / "runs", "--name", name, "--data", self.data, "--clients", 3]
+        arguments = (*given, *safe, *where, *self.features, *TASK, *TRAINING, *arguments)
+        return Started(self.folder, name, "server", *arguments)
+
+    def client(
+        self, name: str, *arguments: object, key: str = "", port: int = 0, ca: str = "tls", **how: Any
+    ) -> Started:
+        """A client with a CA and a key."""
+        trust = ["--ca", self.folder / ca / "ca.crt", "--key", self.folder / "tls" / "clients" / f"{key or name}.key"]
+        where = ["--server", f"127.0.0.1:{port or self.port}", *trust, *self.features]
+        return Started(self.folder, name, "client", *where, *arguments, **how)
+
+    def partition(self, cid: int) -> list[object]:
+        """The options of a client that plays its part of the shared data set."""
+        return ["--data", self.data, "--cid", cid, "--clients", 3, *TASK]
+
+    def run(self, name: str) -> Path:
+        """A run's folder."""
+        return self.folder / "runs" / name
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """A run's rounds."""
+        path = self.run(name) / "history.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def flock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flock]:
+    folder = tmp_path_factory.mktemp("devices")
+    data = tones(folder / "data", SPEAKERS, takes=2)
+    encoder = random_encoder(folder / "encoder.safetensors")
+    names = [f"client-{number}" for number in range(3)]
+    make_certificates(folder / "tls", ["127.0.0.1"], [*names, "late", "nan", "huge"])
+    make_certificates(folder / "other", ["127.0.0.1"], ["stranger"])
+    port = free_port()
+    features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
+    flock = Flock(folder, port, data, features, {}, Proxy(port))
+    for cid, name in enumerate(names):
+        through = flock.proxy.port if cid == 2 else port
+        flock.clients[name] = flock.client(name, *flock.partition(cid), port=through)
+        flock.clients[name].wait_for("clips ready")  # one after the other, as they share a cache and two cores
+    yield flock
+    started = [pid for client in flock.clients.values() for pid in family(client.process.pid)]
+    for client in flock.clients.values():
+        client.stop()
+    flock.proxy.close()
+    assert not [pid for pid in started if "wordflock" in runs(pid)], "clients leave processes behind"
+
+
+def simulated(flock: Flock, name: str, *arguments: object) -> dict[str, np.ndarray[Any, Any]]:
+    """The last head of the same federation in a simulation."""
+    where = ["--runs", flock.folder / "runs", "--name", name, "--data", flock.data, "--clients", 3]
+    with Started(flock.folder, name, "simulate", *where, *flock.features, *TASK, *TRAINING, *arguments) as simulation:
+        assert simulation.wait() == 0, simulation.output
+    return load_checkpoint(flock.run(name) / "last.safetensors").weights
+
+
+def test_three_rounds_give_the_simulation_s_head(flock: Flock) -> None:
+    with flock.server("plain", rounds=3) as server:
+        server.wait_for("waiting for clients")
+        # A client that is refused does not keep the others from their work.
+        wrong_ca = flock.client("wrong-ca", *flock.partition(0), key="client-0", ca="other")
+        plain = Started(
+            flock.folder, "plain-text", "client", "--server", f"127.0.0.1:{flock.port}", *flock.partition(0)
+        )
+        stranger_key = flock.folder / "other" / "clients" / "stranger.key"
+        wrong_key = Started(
+            flock.folder, "wrong-key", "client", "--server", f"127.0.0.1:{flock.port}",
+            "--ca", flock.folder / "tls" / "ca.crt", "--key", stranger_key, *flock.features, *flock.partition(0),
+        )  # fmt: skip
+        with wrong_ca, plain, wrong_key:
+            assert wrong_ca.wait() == 2
+            assert "is not certified by the CA" in wrong_ca.output
+            assert plain.wait() == 2
+            assert "wants TLS" in plain.output
+            assert wrong_key.wait() == 2, wrong_key.output
+            assert re.search(r"turned this client away: it does not know the key .*stranger\.key", wrong_key.output)
+        server.wait_for("a client at 127.0.0.1 was turned away")
+        pids = family(server.process.pid)
+        assert server.wait() == 0, server.output
+    assert not [pid for pid in pids if "wordflock" in runs(pid)], "the server leaves processes behind"
+    assert [line["round"] for line in flock.history("plain")] == [1, 2, 3]
+    metrics = json.loads((flock.run("plain") / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.8  # of four words
+    assert [client["client"] for client in metrics["clients"]] == [0, 1, 2]
+    for client in metrics["clients"]:
+        assert client["rounds"] == 3
+        assert client["processor"]
+        assert client["train_seconds_per_round"] > 0
+        assert 0 < client["peak_memory"] < 2e9
+        assert client["bytes_up"] >= 3 * sum(
+            w.nbytes for w in load_checkpoint(flock.run("plain") / "last.safetensors").weights.values()
+        )
+    expected = simulated(flock, "plain-simulated", "--rounds", 3)
+    weights = load_checkpoint(flock.run("plain") / "last.safetensors").weights
+    assert {name: array.tobytes() for name, array in weights.items()} == {n: a.tobytes() for n, a in expected.items()}
+
+
+def test_resumed_after_kills_it_ends_as_if_nothing_had_happened(flock: Flock) -> None:
+    with flock.server("killed", "--strategy", "fedadam", rounds=4) as server:
+        server.wait_for("round 1: accuracy")
+        os.kill(int((flock.run("killed") / "server" / "alive").read_text()), signal.SIGKILL)  # the ServerApp
+        assert server.wait() == 2
+        assert "ended before it was done; go on with: wordflock server --resume" in server.output
+    before = (flock.run("killed") / "history.jsonl").read_text()
+    resume = ["server", "--resume", flock.run("killed")]
+    with Started(flock.folder, "resumed", *resume) as server:
+        done = len(before.splitlines())
+        server.wait_for(f"round {done + 1}: accuracy")
+        assert server.output.count(f"going on after round {done}") == 1
+        links = [pid for pid in family(server.process.pid) if "flower superlink" in runs(pid)]
+        assert len(links) == 1
+        kill(links)
+        assert server.wait() == 2
+        assert "SuperLink ended" in server.output
+    with Started(flock.folder, "resumed-again", *resume) as server:
+        assert server.wait() == 0, server.output
+    history = flock.history("killed")
+    assert [line["round"] for line in history] == [1, 2, 3, 4]
+    assert (flock.run("killed") / "history.jsonl").read_text().startswith(before), "rounds were done anew"
+    expected = simulated(flock, "killed-simulated", "--strategy", "fedadam", "--rounds", 4)
+    weights = load_checkpoint(flock.run("killed") / "last.safetensors").weights
+    assert {name: array.tobytes() for name, array in weights.items()} == {n: a.tobytes() for n, a in expected.items()}
+
+
+HARM = """
+import os
+if os.environ.get("WORDFLOCK_APP") == "clientapp":
+    from wordflock.federation import client_app
+    honest = client_app.get_weights
+    client_app.get_weights = lambda head: {{name: array * {factor} for name, array in honest(head).items()}}
+"""
+
+
+def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
+    rest = ["--rounds", 8, "--clients-per-round", 9, "--upload", "float16"]
+    with flock.server("rough", *rest, **{"round-deadline": 12}) as server:
+        server.wait_for("round 1: accuracy")
+        extra = {}
+        for name, factor in {"late": "1", "nan": "float('nan')", "huge": "1e6"}.items():
+            own = tones(flock.folder / name, ["0000beef"], takes=10, seed=len(name))
+            harm = flock.folder / f"{name}-harm"
+            harm.mkdir()
+            (harm / "sitecustomize.py").write_text(HARM.format(factor=factor))
+            path = f"{harm}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+            arguments = ["--data", own, "--name", name]
+            extra[name] = flock.client(name, *arguments, environment={} if name == "late" else {"PYTHONPATH": path})
+        flock.clients |= extra
+        server.wait_for(r"client \d+ \(nan\) sent numbers that are not finite")
+        server.wait_for(
+            r"client \d+ \(huge\) sent an update of norm|client \d+ \(huge\) sent numbers that are not finite"
+        )
+        for name in ("nan", "huge"):
+            extra[name].stop()
+        flock.clients["client-1"].wait_for(r"round \d+: training", times=len(flock.history("rough")) + 5)
+        flock.clients["client-1"].pull_the_plug()
+        server.wait_for(r"client 1 (did not answer in time|failed)")
+        flock.proxy.cut()
+        cut = flock.clients["client-2"]
+        cut.wait_for("does not answer; trying again", times=cut.output.count("does not answer; trying again"))
+        flock.proxy.mend()
+        assert server.wait() == 0, server.output
+    history = flock.history("rough")
+    assert [line["round"] for line in history] == list(range(1, 9))
+    late = next(number for line in history for number in line["clients"] if number > 2)
+    assert late in history[-1]["clients"]
+    assert 2 in history[-1]["clients"], "the client behind the cut network is back"
+    assert all(len(line["clients"]) <= 4 for line in history), "harmful heads count in no round"
+    metrics = json.loads((flock.run("rough") / "metrics.json").read_text())
+    assert metrics["refused"] >= 3
+    assert metrics["test"]["accuracy"] > 0.8
+    size = sum(w.nbytes for w in load_checkpoint(flock.run("rough") / "last.safetensors").weights.values())
+    assert history[-1]["bytes_up"] < 0.6 * size
+
+
+def said_at_once(folder: Path, *arguments: object) -> str:
+    """What a command that cannot work prints, which is one sentence."""
+    with Started(folder, f"wrong-{len(list(folder.iterdir()))}", *arguments) as wrong:
+        assert wrong.wait(60) == 2, wrong.output
+        assert wrong.output.count("\n") <= 2, wrong.output
+        return wrong.output
+
+
+def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = said_at_once(tmp_path, "server", "--listen", f"127.0.0.1:{port}", "--runs", tmp_path / "runs")
+        assert f"--listen 127.0.0.1:{port} cannot be had: Address already in use." in said
+    said = said_at_once(tmp_path, "server", "--listen", "0.0.0.0:0", "--runs", tmp_path / "runs")
+    assert "without TLS would let anyone" in said
+    (tmp_path / "empty").mkdir()
+    server = ["client", "--server", f"127.0.0.1:{free_port()}", "--cache", tmp_path / "cache"]
+    said = said_at_once(tmp_path, *server, "--data", tmp_path / "empty")
+    assert str(tmp_path / "empty") in said
+    data = tones(tmp_path / "data", SPEAKERS[:2], takes=1)
+    encoder = random_encoder(tmp_path / "encoder.safetensors")
+    started = time.monotonic()
+    own = ["--data", data, "--encoder", encoder, "--window", 0.4, "--give-up-after", 2]
+    with Started(tmp_path, "lonely", *server, *own) as lonely:
+        assert lonely.wait(60) == 2
+    assert re.search(r"No server at 127\.0\.0\.1:\d+ for \d+ s .*; giving up\.", lonely.output)
+    assert time.monotonic() - started < 60
+    assert COMMAND
