@@ -10,6 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # what the tests compute is too small for threads; read at torch's import
+
+# The same examples in every run, and none that fails because the machine is busy.
+settings.register_profile(
+    "wordflock",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("wordflock")
 
 MINI = Path(__file__).parents[2] / "shared" / "data" / "speech_commands_mini.tar"
 SPEAKERS = [f"{0x0C540988 + 7919 * number:08x}" for number in range(30)]

@@ -51,7 +51,7 @@ def test_path_bytes_file_and_pipe_give_the_same_samples(tmp_path: Path) -> None:
     channels=st.integers(1, 6),
     frames=st.integers(1, 30_000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_rate_and_channels_keep_the_duration_to_a_sample(rate: int, channels: int, frames: int) -> None:
     clip = read_clip(encode(np.zeros((frames, channels)), rate=rate))
     assert clip.ndim == 1 and clip.dtype == np.float32
@@ -92,7 +92,6 @@ def test_mp3_whose_length_is_only_guessed_is_read_whole() -> None:
     clip=st.lists(st.floats(-1, 1, width=32), max_size=60).map(lambda values: np.array(values, dtype=np.float32)),
     samples=st.integers(1, 40),
 )
-@settings(deadline=None)
 def test_fit_keeps_the_loudest_stretch(clip: Any, samples: int) -> None:
     fitted = fit(clip, samples)
     assert fitted.shape == (samples,) and fitted.dtype == np.float32
@@ -142,7 +141,7 @@ def test_a_faulty_file_is_refused_in_one_sentence_that_names_it(fault: str, tmp_
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_cut_of_a_file_passes_for_a_shorter_clip(kind: str, data: st.DataObject) -> None:
     whole = encode(NOISE[:4000], kind)
     cut = data.draw(st.integers(0, len(whole) - 65))

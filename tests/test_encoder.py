@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,12 @@ def log_mels():
     return torch.from_numpy(np.random.default_rng(1).normal(0, 1, (2, 80, 3000)).astype(np.float32))
 
 
+@pytest.fixture(scope="module")
+def short():
+    """Log-mel spectrograms of 1.4 s."""
+    return torch.from_numpy(np.random.default_rng(2).normal(0, 1, (2, 80, 140)).astype(np.float32))
+
+
 def test_equals_transformers_on_30_seconds(reference, tensors, log_mels):
     ours = build_encoder(SMALL, tensors)
     with torch.inference_mode():
@@ -50,6 +58,30 @@ def test_a_layers_output_equals_transformers(reference, tensors, log_mels, layer
         assert (build_encoder(SMALL, tensors, str(layer))(log_mels) - theirs).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("layer", ["1+2", "2+3", "1+last", "3+last", "1+2+3+last"])
+def test_several_layers_stand_side_by_side(tensors, short, layer):
+    with torch.inference_mode():
+        alone = [build_encoder(SMALL, tensors, part)(short) for part in layer.split("+")]
+        together = build_encoder(SMALL, tensors, layer)(short)
+    assert together.shape == (2, 70, 32 * len(alone))
+    assert torch.equal(together, torch.cat(alone, dim=2))
+    assert len({features.sum().item() for features in alone}) == len(alone)  # "3" is before the final norm
+
+
+def test_no_layer_is_built_above_the_highest_that_is_wanted(tensors):
+    assert [len(build_encoder(SMALL, tensors, layer).layers) for layer in ("1", "1+2", "1+last")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("layer", ["last", "2", "1+3+last"])
+def test_pooled_features_are_the_mean_and_the_standard_deviation_over_the_frames(tensors, short, layer):
+    with torch.inference_mode():
+        frames = build_encoder(SMALL, tensors, layer)(short).double().numpy()
+        pooled = build_encoder(SMALL, tensors, layer, pooled=True)(short).numpy()
+    assert pooled.shape == (2, 2, frames.shape[2])
+    np.testing.assert_allclose(pooled[:, 0], frames.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(pooled[:, 1], frames.std(axis=1), atol=1e-5)
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.4, 30.0])
 def test_a_window_of_any_length(tensors, seconds):
     frames = round(seconds * 50)
@@ -59,23 +91,22 @@ def test_a_window_of_any_length(tensors, seconds):
     assert torch.isfinite(features).all()
 
 
-def test_a_short_window_equals_transformers_with_its_positions_cut(reference, tensors):
+def test_a_short_window_equals_transformers_with_its_positions_cut(reference, tensors, short):
     """Transformers refuses short inputs; with its own modules called one by one it does the same as ours."""
-    log_mels = torch.from_numpy(np.random.default_rng(2).normal(0, 1, (2, 80, 140)).astype(np.float32))
     with torch.inference_mode():
-        x = torch.nn.functional.gelu(reference.conv1(log_mels))
+        x = torch.nn.functional.gelu(reference.conv1(short))
         x = torch.nn.functional.gelu(reference.conv2(x)).permute(0, 2, 1)
         x = x + reference.embed_positions.weight[: x.shape[1]]
         for layer in reference.layers:
             x = layer(x, None)
             x = x[0] if isinstance(x, tuple) else x
         theirs = reference.layer_norm(x)
-        assert (build_encoder(SMALL, tensors)(log_mels) - theirs).abs().max() < 1e-4
+        assert (build_encoder(SMALL, tensors)(short) - theirs).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("layer", ["0", "4"])
+@pytest.mark.parametrize("layer", ["0", "4", "2+4", "0+last", "4+last", "2+12+last"])
 def test_a_layer_that_is_not_there(tensors, layer):
-    with pytest.raises(WordflockError, match="layers 1 to 3"):
+    with pytest.raises(WordflockError, match=rf"^The encoder has layers 1 to 3, and not all of {re.escape(layer)}\.$"):
         build_encoder(SMALL, tensors, layer)
 
 

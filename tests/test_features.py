@@ -19,7 +19,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,7 +63,7 @@ def filled(cache: Path, clips: int = 5) -> FeatureStore:
 # What a store is
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     batches=st.lists(st.lists(st.text("0123456789abcdef", min_size=1, max_size=3), min_size=1, unique=True), max_size=5)
 )
@@ -290,7 +290,7 @@ def test_a_features_file_deleted_is_damage(tmp_path: Path) -> None:
     assert_damaged(store)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(position=st.integers(0, 5 * SPEC.frames * WIDTH * 2 - 1), change=st.integers(1, 255))
 def test_one_byte_overwritten_in_a_small_store_is_damage(position: int, change: int, tmp_path: Path) -> None:
     store = filled(tmp_path)
@@ -363,7 +363,7 @@ def test_a_layer_that_no_encoder_has_is_refused(layer: str) -> None:
         feature_spec("tiny.en", 1.4, layer)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(window=st.floats(0.2, 30.0), layer=st.sampled_from(["last", "1", "12"]))
 def test_a_spec_has_whole_frames_and_the_weights_fingerprint(window: float, layer: str) -> None:
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:

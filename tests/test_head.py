@@ -25,11 +25,22 @@ def anywhere(kind: str, seed: int = 0) -> torch.nn.Module:
     return head
 
 
-def test_the_seed_s_head_has_its_781_964_parameters() -> None:
-    assert count_parameters(build_head("convolution", 1500, 384, 12)) == 781_964
+@pytest.mark.parametrize(
+    ("kind", "frames", "labels", "parameters"),
+    [
+        ("convolution", 1500, 12, 781_964),  # the seed system's
+        ("attentive", 70, 10, 106_890),
+        ("mean", 70, 10, 101_898),
+        ("linear", 2, 12, 9228),
+    ],
+)
+def test_heads_have_as_many_parameters_as_is_said_of_them(kind: str, frames: int, labels: int, parameters: int) -> None:
+    assert count_parameters(build_head(kind, frames, 384, labels)) == parameters
 
 
-@pytest.mark.parametrize(("kind", "frames", "width"), [("convolution", 1500, 384), ("mean", 50, 3100)])
+@pytest.mark.parametrize(
+    ("kind", "frames", "width"), [("convolution", 1500, 384), ("mean", 50, 3100), ("linear", 1500, 384)]
+)
 def test_a_head_of_over_800_000_parameters_is_refused_unless_allowed(kind: str, frames: int, width: int) -> None:
     size = count_parameters(build_head(kind, frames, width, 36, allow_large=True))
     assert size > LARGEST
@@ -44,7 +55,9 @@ def test_the_usual_window_and_encoder_make_a_head_that_may_travel(kind: str) -> 
 
 
 def test_an_unknown_head_is_refused_and_the_known_ones_are_named() -> None:
-    with pytest.raises(WordflockError, match="no head 'transformer'; choose one of attentive, convolution, mean"):
+    with pytest.raises(
+        WordflockError, match="no head 'transformer'; choose one of attentive, convolution, mean, linear"
+    ):
         build_head("transformer", FRAMES, WIDTH, LABELS)
 
 
@@ -75,6 +88,23 @@ def test_a_head_without_a_seed_takes_weights_from_elsewhere(kind: str) -> None:
     assert torch.equal(empty(some_features()), seeded(some_features()))
 
 
+@every_head
+def test_the_logits_are_a_linear_layer_of_what_is_pooled(kind: str) -> None:
+    head, features = anywhere(kind), some_features()
+    with torch.inference_mode():
+        pooled = head.pool(features)
+        assert pooled.shape == (len(features), head.output.in_features)
+        assert torch.equal(head(features), head.output(pooled))
+
+
+def test_the_linear_head_is_a_matrix_and_a_bias() -> None:
+    head, features = anywhere("linear"), some_features()
+    weight, bias = (parameter.detach().numpy() for parameter in head.parameters())
+    with torch.inference_mode():
+        logits = head(features).numpy()
+    np.testing.assert_allclose(logits, features.numpy().reshape(6, FRAMES * WIDTH) @ weight.T + bias, atol=1e-4)
+
+
 def test_the_untrained_attentive_head_pools_the_plain_mean_and_standard_deviation() -> None:
     head = build_head("attentive", FRAMES, WIDTH, LABELS)
     features = 3 * some_features().numpy().astype(np.float64) + 1
@@ -90,10 +120,8 @@ def test_the_untrained_attentive_head_pools_the_plain_mean_and_standard_deviatio
 def test_attention_is_a_weighted_mean_and_standard_deviation() -> None:
     """The statistics of a head that attends, computed one clip and channel at a time."""
     head = anywhere("attentive")
-    seen = {}
-    head.output.register_forward_hook(lambda module, inputs, output: seen.update(pooled=inputs[0]))
     with torch.inference_mode():
-        head(some_features())
+        pooled = head.pool(some_features())
         x = head.norm(some_features())
         scores = head.attention_out(torch.tanh(head.attention_in(x))).double().numpy()
     x = x.double().numpy()
@@ -102,8 +130,8 @@ def test_attention_is_a_weighted_mean_and_standard_deviation() -> None:
             weights = np.exp(scores[clip, :, channel]) / np.exp(scores[clip, :, channel]).sum()
             mean = np.average(x[clip, :, channel], weights=weights)
             deviation = np.sqrt(np.average((x[clip, :, channel] - mean) ** 2, weights=weights))
-            assert seen["pooled"][clip, channel] == pytest.approx(mean, abs=1e-4)
-            assert seen["pooled"][clip, WIDTH + channel] == pytest.approx(max(deviation, 1e-5**0.5), abs=1e-3)
+            assert pooled[clip, channel] == pytest.approx(mean, abs=1e-4)
+            assert pooled[clip, WIDTH + channel] == pytest.approx(max(deviation, 1e-5**0.5), abs=1e-3)
 
 
 def gradients(head: torch.nn.Module) -> dict[str, float]:
@@ -120,9 +148,7 @@ def test_gradients_reach_every_parameter_after_a_step(kind: str) -> None:
     if kind == "attentive":  # zero weights let nothing through to what stands before them
         assert before["attention_in.weight"] == before["attention_in.bias"] == 0 < before["attention_out.weight"]
     torch.optim.SGD(head.parameters(), lr=0.1).step()
-    reached = gradients(head)
-    reached.pop("attention_out.bias", None)  # one number for all frames: softmax over them does not see it
-    assert {name for name, largest in reached.items() if largest < 1e-5} == set()
+    assert {name for name, largest in gradients(head).items() if largest < 1e-5} == set()
 
 
 @every_head
@@ -135,8 +161,10 @@ def test_the_logits_of_a_clip_do_not_depend_on_the_others_in_its_batch(kind: str
         assert torch.allclose(head(features.flip(0)), alone.flip(0), atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "hears_order"), [("attentive", False), ("mean", False), ("convolution", True)])
-def test_only_the_convolution_hears_the_order_of_the_frames(kind: str, hears_order: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "hears_order"), [("attentive", False), ("mean", False), ("convolution", True), ("linear", True)]
+)
+def test_heads_that_average_over_the_frames_do_not_hear_their_order(kind: str, hears_order: bool) -> None:
     head, features = anywhere(kind), some_features()
     shuffled = features[:, torch.randperm(FRAMES, generator=torch.Generator().manual_seed(1))]
     with torch.inference_mode():

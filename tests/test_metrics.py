@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from wordflock.metrics import score, wilson_interval
 
-quickly = settings(deadline=None, max_examples=40)
+quickly = settings(max_examples=40)
 proportions = st.integers(1, 10**6).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
 
 

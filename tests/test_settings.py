@@ -4,7 +4,7 @@ import math
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import tomli_w
@@ -13,41 +13,53 @@ from hypothesis import strategies as st
 
 from wordflock.errors import WordflockError
 from wordflock.settings import (
+    ClientSettings,
     DataSettings,
     FederationSettings,
     HeadSettings,
     PartitionSettings,
+    ServerSettings,
     Settings,
     TrainSettings,
     dashed,
 )
 
-CLASSES = (DataSettings, Settings, PartitionSettings, HeadSettings, TrainSettings, FederationSettings)
+CLASSES = (
+    DataSettings,
+    Settings,
+    PartitionSettings,
+    HeadSettings,
+    TrainSettings,
+    FederationSettings,
+    ServerSettings,
+    ClientSettings,
+)
 every_class = pytest.mark.parametrize("kind", CLASSES)
 every_option = pytest.mark.parametrize(
-    ("kind", "name"), [pytest.param(kind, name, id=name) for kind in CLASSES for name in kind.__annotations__]
+    ("kind", "name"),
+    [pytest.param(kind, name, id=f"{kind.__name__}-{name}") for kind in CLASSES for name in kind.__annotations__],
 )
 
 
-def about(kind: type[DataSettings], name: str) -> tuple[Any, Any, Any]:
-    """An option's type, choices and least value."""
+def about(kind: type[DataSettings], name: str) -> tuple[Any, bool, Any, Any, Any]:
+    """An option's type, whether it may be unset (None), its choices, least and largest value."""
     metadata = next(f.metadata for f in fields(kind) if f.name == name)
-    return get_type_hints(kind)[name], metadata["choices"], metadata["least"]
+    hint = get_type_hints(kind)[name]
+    bare, *none = get_args(hint) or [hint]
+    return bare, none == [type(None)], metadata["choices"], metadata["least"], metadata["most"]
 
 
 def values(kind: type[DataSettings], name: str) -> st.SearchStrategy[Any]:
     """All values that an option may have."""
-    hint, choices, least = about(kind, name)
-    if choices:
-        return st.sampled_from(choices)
+    hint, optional, choices, least, most = about(kind, name)
     by_type: dict[Any, st.SearchStrategy[Any]] = {
         str: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-        int: st.integers(least if least is not None else -(2**63), 2**63 - 1),
-        float: st.floats(least, allow_nan=False, allow_infinity=False),
+        int: st.integers(-(2**63) if least is None else least, 2**63 - 1 if most is None else most),
+        float: st.floats(least, most, allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
-        bool | None: st.none() | st.booleans(),
     }
-    return by_type[hint]
+    usual = st.sampled_from(choices) if choices else by_type[hint]
+    return st.none() | usual if optional else usual
 
 
 some_settings = st.sampled_from(CLASSES).flatmap(
@@ -60,7 +72,7 @@ some_settings = st.sampled_from(CLASSES).flatmap(
 # There and back
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(some_settings)
 def test_settings_survive_the_configuration(chosen: DataSettings) -> None:
     config = chosen.as_config()
@@ -69,20 +81,24 @@ def test_settings_survive_the_configuration(chosen: DataSettings) -> None:
     assert not any("_" in key for key in config)
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(some_settings)
 def test_settings_survive_a_toml_file(chosen: DataSettings) -> None:
     text = tomli_w.dumps({"mode": "train", **chosen.as_config()})
     assert type(chosen).from_config(tomllib.loads(text)) == chosen
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(some_settings, st.sampled_from(CLASSES))
 def test_a_configuration_s_other_keys_are_passed_over(chosen: DataSettings, other: type[DataSettings]) -> None:
-    read = other.from_config({**chosen.as_config(), "mode": "train", "something-else": [1]})
-    shared = {f.name for f in fields(chosen)} & {f.name for f in fields(other)}
+    both = {f.name for f in fields(chosen)} & {f.name for f in fields(other)}
+    shared = {name for name in both if about(type(chosen), name) == about(other, name)}
+    config = chosen.as_config()
+    for name in both - shared:
+        config.pop(dashed(name))  # the same name for something else
+    read = other.from_config({**config, "mode": "train", "something-else": [1]})
     for f in fields(other):
-        assert getattr(read, f.name) == (getattr(chosen, f.name) if f.name in shared else f.default)
+        assert getattr(read, f.name) == getattr(chosen if f.name in shared else other(), f.name)
 
 
 @every_class
@@ -100,7 +116,9 @@ def test_a_configuration_has_every_option_and_says_nothing_of_what_is_not_set() 
 
 def test_flwr_run_starts_from_the_same_defaults() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert project["tool"]["flwr"]["app"]["config"] == FederationSettings().as_config()
+    config = project["tool"]["flwr"]["app"]["config"]
+    assert config.keys() == FederationSettings().as_config().keys()
+    assert FederationSettings.from_config(config) == FederationSettings()
 
 
 # What users are told
@@ -109,12 +127,16 @@ def test_flwr_run_starts_from_the_same_defaults() -> None:
 @every_option
 def test_every_option_says_what_it_is_for_and_has_a_default_that_it_allows(kind: type[DataSettings], name: str) -> None:
     option = next(f for f in fields(kind) if f.name == name)
-    hint, choices, least = about(kind, name)
+    hint, optional, choices, least, most = about(kind, name)
     help = option.metadata["help"]
     assert help[0].isupper() and help.endswith((".", ")")) and "\n" not in help
-    assert isinstance(option.default, hint)
-    assert not choices or option.default in choices
-    assert least is None or option.default >= least
+    if option.default is None:
+        assert optional
+    else:
+        assert isinstance(option.default, hint)
+        assert not choices or option.default in choices
+        assert least is None or option.default >= least
+        assert most is None or option.default <= most
     assert name == name.lower() and dashed(name).replace("-", "_") == name
 
 
@@ -123,12 +145,13 @@ def test_every_option_says_what_it_is_for_and_has_a_default_that_it_allows(kind:
 
 @every_option
 def test_a_value_of_the_wrong_type_is_refused(kind: type[DataSettings], name: str) -> None:
-    hint, _, _ = about(kind, name)
-    wrong: list[Any] = [[1], {"a": 1}, None, 1 + 1j]
+    hint, optional, *_ = about(kind, name)
+    wrong: list[Any] = [[1], {"a": 1}, 1 + 1j]
+    wrong += [] if optional else [None]
     wrong += [] if hint is str else ["1"]
     wrong += [] if hint in (int, float) else [1]
     wrong += [] if hint is float else [1.5]
-    wrong.remove(None) if hint == bool | None else None
+    wrong += [] if hint is bool else [True, False]
     for value in wrong:
         with pytest.raises(WordflockError) as error:
             kind.from_config({dashed(name): value})
@@ -138,29 +161,50 @@ def test_a_value_of_the_wrong_type_is_refused(kind: type[DataSettings], name: st
 @every_class
 def test_a_whole_number_will_do_for_a_real_one(kind: type[DataSettings]) -> None:
     for f in fields(kind):
-        if get_type_hints(kind)[f.name] is float:
-            value = getattr(kind.from_config({dashed(f.name): 2}), f.name)
-            assert value == 2.0 and type(value) is float
+        if about(kind, f.name)[0] is float:
+            whole = 0 if (f.metadata["most"] or 2) < 2 else 2
+            value = getattr(kind.from_config({dashed(f.name): whole}), f.name)
+            assert value == whole and type(value) is float
 
 
 @every_option
-def test_a_value_below_the_least_or_none_of_the_choices_is_refused(kind: type[DataSettings], name: str) -> None:
-    hint, choices, least = about(kind, name)
+def test_a_value_beyond_its_bounds_or_none_of_the_choices_is_refused(kind: type[DataSettings], name: str) -> None:
+    hint, _, choices, least, most = about(kind, name)
+
+    def refuse(value: Any, remedy: str) -> None:
+        for make in (lambda: kind(**{name: value}), lambda: kind.from_config({dashed(name): value})):
+            with pytest.raises(WordflockError) as error:
+                make()
+            assert str(error.value) == f"--{dashed(name)} {value} is {remedy}."
+
     if choices:
-        with pytest.raises(WordflockError) as error:
-            kind(**{name: "nonsense"})
-        assert str(error.value) == f"--{dashed(name)} nonsense is none of {', '.join(choices)}."
+        refuse("nonsense", f"none of {', '.join(choices)}")
     if least is not None:
-        below = [least - 1] if hint is int else [math.nextafter(least, -math.inf), -math.inf, math.nan]
-        for value in below:
-            for make in (
-                lambda value=value: kind(**{name: value}),
-                lambda v=value: kind.from_config({dashed(name): v}),
-            ):
-                with pytest.raises(WordflockError) as error:
-                    make()
-                assert str(error.value) == f"--{dashed(name)} {value} is too small; the least is {least}."
+        for value in [least - 1] if hint is int else [math.nextafter(least, -math.inf), -math.inf, math.nan]:
+            refuse(value, f"too small; the least is {least}")
         assert getattr(kind(**{name: hint(least)}), name) == least
+    if most is not None:
+        for value in [most + 1] if hint is int else [math.nextafter(most, math.inf), math.inf]:
+            refuse(value, f"too large; the most is {most}")
+        assert getattr(kind(**{name: hint(most)}), name) == most
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (DataSettings, {"seed": -1}),
+        (DataSettings, {"seed": 2**64}),
+        (HeadSettings, {"learning-rate": 0.0}),
+        (HeadSettings, {"learning-rate": math.inf}),
+        (HeadSettings, {"label-smoothing": 2.0}),
+        (FederationSettings, {"held-back": 1.5}),
+        (PartitionSettings, {"alpha": 0.0}),
+    ],
+    ids=str,
+)
+def test_what_would_fail_only_later_is_refused_at_once(kind: type[DataSettings], config: dict[str, Any]) -> None:
+    with pytest.raises(WordflockError, match=r"is too (small|large); the (least|most) is"):
+        kind.from_config(config)
 
 
 # What is derived

@@ -41,7 +41,7 @@ def test_equals_whispers_own_on_short_windows(samples):
     assert np.abs(log_mel(batch) - theirs).max() < 1e-4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(hops=st.integers(3, 300), batch=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_a_batch_is_its_clips_one_by_one(hops, batch, seed):
     sound = np.random.default_rng(seed).normal(0, 0.1, (batch, hops * 160)).astype(np.float32)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,15 +23,6 @@ NAMES = ["yes", "no", "_unknown_"]
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=3e-3, weight_decay=0.01, label_smoothing=0.05)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Heads as small as these are trained faster by one thread than by many that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def words(clips: int, seed: int = 0, noise: float = 1.0) -> Features:
     """Features of three words that are easily told apart, in rows that do not follow the clips' order."""
     centres = np.random.default_rng(99).normal(0, 2, (LABELS, FRAMES, WIDTH))
@@ -47,8 +37,9 @@ def words(clips: int, seed: int = 0, noise: float = 1.0) -> Features:
 def trained(kind: str, features: Features, recipe: Recipe, seed: int = 0) -> torch.nn.Module:
     head = build_head(kind, FRAMES, WIDTH, LABELS)
     optimizer, generator = make_optimizer(head, recipe), np.random.default_rng(seed)
+    anchor = [parameter.detach().clone() for parameter in head.parameters()]
     for epoch in range(recipe.epochs):
-        train_epoch(head, optimizer, features, recipe, generator, epoch=epoch)
+        train_epoch(head, optimizer, features, recipe, generator, epoch=epoch, anchor=anchor)
     return head
 
 
@@ -77,6 +68,13 @@ def test_no_clip_is_drawn_twice_before_all_of_its_label_are_once(labels: NDArray
     for label in np.unique(labels):
         mine = times[labels == label]
         assert mine.max() - mine.min() <= 1
+
+
+def test_labels_come_in_random_order() -> None:
+    labels = np.array([0] * 20 + [1] * 20 + [2] * 20)
+    runs = [labels[balanced_order(labels, np.random.default_rng(seed))] for seed in range(40)]
+    for place in (0, 30, 59):
+        assert {int(run[place]) for run in runs} == {0, 1, 2}
 
 
 def test_common_clips_take_turns_over_the_epochs() -> None:
@@ -126,7 +124,7 @@ def test_without_balance_an_epoch_is_every_clip_once_in_another_order_each_time(
 @pytest.mark.parametrize("kind", HEADS)
 def test_words_that_are_easily_told_apart_are_learned(kind: str) -> None:
     before = evaluate_head(build_head(kind, FRAMES, WIDTH, LABELS), words(150, seed=1), NAMES)
-    after = evaluate_head(trained(kind, words(300), RECIPE), words(150, seed=1), NAMES)
+    after = evaluate_head(trained(kind, words(300), replace(RECIPE, learning_rate=0.01)), words(150, seed=1), NAMES)
     assert after.accuracy > 0.97
     assert after.loss < 0.6 < 0.9 < before.loss
 
@@ -160,24 +158,30 @@ def test_rows_in_another_order_train_the_same_head() -> None:
     assert as_bytes(trained("attentive", features, RECIPE)) == as_bytes(trained("attentive", straight, RECIPE))
 
 
-def test_one_epoch_is_gradient_descent_with_fedprox_s_penalty() -> None:
+@pytest.mark.parametrize("kind", HEADS)
+def test_training_is_gradient_descent_with_fedprox_s_penalty(kind: str) -> None:
     """Against the formula, w ← w − η (∇loss(w) + μ (w − w₀)), with plain SGD in the optimizer's place."""
     features = words(40)
-    recipe = replace(RECIPE, epochs=1, learning_rate=0.1, proximal=0.7, balanced=False)
-    head = build_head("mean", FRAMES, WIDTH, LABELS)
-    order = np.random.default_rng(3).permutation(40)
+    recipe = replace(RECIPE, epochs=2, learning_rate=0.1, proximal=0.7, balanced=False)
+    head = build_head(kind, FRAMES, WIDTH, LABELS)
+    generator = np.random.default_rng(3)
     start = [parameter.detach().clone() for parameter in head.parameters()]
     now = [parameter.clone() for parameter in start]
-    for batch in range(3):
-        x, y = features.batch(order[16 * batch : 16 * (batch + 1)])
+    batches = [
+        order[i : i + 16] for order in (generator.permutation(40), generator.permutation(40)) for i in (0, 16, 32)
+    ]
+    for step, batch in enumerate(batches):
+        x, y = features.batch(batch)
         leaves = [w.clone().requires_grad_() for w in now]
         named = dict(zip((name for name, _ in head.named_parameters()), leaves, strict=True))
         loss = F.cross_entropy(torch.func.functional_call(head, named, (x,)), y, label_smoothing=0.05)
-        rate = 0.1 * schedule(batch / 3, 0.1)
+        rate = 0.1 * schedule(step / 6, 0.1)
         steps = zip(now, torch.autograd.grad(loss, leaves), start, strict=True)
         now = [w - rate * (gradient + 0.7 * (w - w0)) for w, gradient, w0 in steps]
     optimizer = torch.optim.SGD(head.parameters(), lr=123.0)  # the schedule has the say
-    train_epoch(head, optimizer, features, recipe, np.random.default_rng(3))
+    generator = np.random.default_rng(3)
+    for epoch in range(2):
+        train_epoch(head, optimizer, features, recipe, generator, epoch=epoch, anchor=start)
     for ours, formula in zip(head.parameters(), now, strict=True):
         assert torch.allclose(ours, formula, atol=1e-5)
 
@@ -187,11 +191,18 @@ def test_the_stronger_the_proximal_term_the_nearer_the_head_stays_to_where_it_st
     start = torch.cat([parameter.flatten() for parameter in build_head(kind, FRAMES, WIDTH, LABELS).parameters()])
     distances = []
     for proximal in (0.0, 0.3, 3.0, 30.0):
-        head = trained(kind, words(200), replace(RECIPE, epochs=1, proximal=proximal))
+        head = trained(kind, words(200), replace(RECIPE, epochs=2, proximal=proximal))
         now = torch.cat([parameter.detach().flatten() for parameter in head.parameters()])
         distances.append((now - start).norm().item())
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.8 * distances[0]
+
+
+def test_over_several_epochs_of_one_batch_each_the_proximal_term_is_felt() -> None:
+    """The first step starts at the anchor, where the term is nothing; were it taken anew, the term would stay so."""
+    recipe = replace(RECIPE, epochs=4, batch_size=16)
+    free, held = (as_bytes(trained("mean", words(16), replace(recipe, proximal=mu))) for mu in (0.0, 1000.0))
+    assert free != held
 
 
 def test_weight_decay_shrinks_matrices_and_leaves_biases_and_norms_alone() -> None:
@@ -265,7 +276,7 @@ def test_evaluation_leaves_the_head_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in head.parameters())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(chosen=st.lists(st.integers(0, 39), max_size=60), start=st.integers(0, 40), stop=st.integers(0, 40))
 def test_some_of_the_features_are_the_same_as_those_of_some_clips(chosen: list[int], start: int, stop: int) -> None:
     features, picked = words(40), np.array(chosen, dtype=np.int64)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -308,7 +308,7 @@ def test_a_file_of_ctranslate2(dimensions: Dimensions, tmp_path: Path) -> None:
 
 
 WHOLE = ctranslate2_file(random_encoder(TINIEST), heads=1)
-quietly = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+quietly = settings(max_examples=150)
 
 
 @quietly

@@ -214,7 +214,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, pack: Pack) -> tuple[Path, 
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cut_archive_never_passes_for_a_smaller_one(packed: tuple[Path, bytes, bytes], data: st.DataObject) -> None:
     scratch, *archives = packed
     archive = data.draw(st.sampled_from(archives))
