@@ -27,7 +27,7 @@ from wordflock import weights
 from wordflock.audio import SAMPLE_RATE, fit, read_clip
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
-from wordflock.features import FeatureSpec, FeatureStore, encode_clips, feature_spec
+from wordflock.features import BATCH, FeatureSpec, FeatureStore, encode_clips, feature_spec
 
 SPEC = FeatureSpec("small", "ab" * 32, 0.2, "last")
 WIDTH = 8
@@ -87,10 +87,34 @@ def test_a_key_added_twice_keeps_its_first_row(tmp_path: Path) -> None:
     assert (store.folder / "features.bin").stat().st_size == 6 * SPEC.frames * WIDTH * 2
 
 
-def test_other_encoders_windows_and_layers_have_stores_of_their_own(tmp_path: Path) -> None:
+def test_a_key_twice_in_one_batch_has_one_row(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, SPEC)
+    batch = ["0", "1", "0", "2", "1", "0"]
+    store.add(batch, features_of(batch))
+    assert_holds(store, ["0", "1", "2"])
+    store.add(["3", "2", "3"], features_of(["3", "2", "3"]))
+    assert_holds(FeatureStore(tmp_path, SPEC), ["0", "1", "2", "3"])
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"fingerprint": "cd" * 32},
+    {"window": 0.22},
+    {"layer": "2"},
+    {"layer": "2+last"},
+    {"pooled": True},
+    {"layer": "2", "pooled": True},
+]
+
+
+def test_other_encoders_windows_layers_and_pools_have_stores_of_their_own(tmp_path: Path) -> None:
     filled(tmp_path)
-    for other in (replace(SPEC, fingerprint="cd" * 32), replace(SPEC, window=0.22), replace(SPEC, layer="2")):
-        assert FeatureStore(tmp_path, other).rows(numbers(0, 5)) == {}
+    for number, change in enumerate(OTHERS):
+        other, key = replace(SPEC, **change), f"of {number}"
+        store = FeatureStore(tmp_path, other)
+        assert store.rows([*numbers(0, 5), *(f"of {before}" for before in range(number))]) == {}
+        store.add([key], np.full((1, other.frames, WIDTH), number, np.float16))
+        assert store.array().shape == (1, 2 if other.pooled else other.frames, WIDTH)
+    assert_holds(FeatureStore(tmp_path, SPEC), numbers(0, 5))
     assert len(FeatureStore(tmp_path, replace(SPEC, encoder="a copy of it elsewhere")).rows(numbers(0, 5))) == 5
 
 
@@ -252,6 +276,18 @@ def test_a_full_disk_is_an_error_that_says_so_and_more_room_is_all_it_takes(tiny
     assert_holds(store, numbers(0, added + 64))
 
 
+def test_a_disk_without_a_byte_left_is_still_read_from(tiny_disk: Path) -> None:
+    store = filled(tiny_disk)
+    with pytest.raises(OSError, match="No space left"), (tiny_disk / "other").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert_holds(store, numbers(0, 5))
+    assert_holds(FeatureStore(tiny_disk, SPEC), numbers(0, 5))
+    with pytest.raises(WordflockError, match=r"^The disk is full below"):
+        store.add(["more"], features_of(["more"]))
+    assert_holds(store, numbers(0, 5))
+
+
 # Damage
 
 
@@ -311,6 +347,23 @@ def test_a_features_file_of_something_else_is_damage_in_a_large_store_too(tmp_pa
     assert_damaged(store)
 
 
+@settings(max_examples=30)
+@given(first=st.integers(0, 500 - 16), change=st.integers(1, 255))
+def test_any_sixteenth_of_a_large_store_overwritten_is_damage(first: int, change: int, tmp_path: Path) -> None:
+    """A sample of the rows is checked, and so much always holds one of them."""
+    store = filled(tmp_path, 500)
+    file, row = store.folder / "features.bin", SPEC.frames * WIDTH * 2
+    whole = file.read_bytes()
+    damaged = np.frombuffer(whole, np.uint8).copy()
+    damaged[first * row : (first + 16) * row] ^= change
+    file.write_bytes(damaged.tobytes())
+    try:
+        with pytest.raises(WordflockError, match=f"^The feature store {store.folder} is damaged"):
+            FeatureStore(tmp_path, SPEC)
+    finally:
+        file.write_bytes(whole)
+
+
 @pytest.mark.parametrize("garbage", [b"garbage" * 1000, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8192])
 def test_an_index_that_is_garbage_is_damage(garbage: bytes, tmp_path: Path) -> None:
     store = filled(tmp_path)
@@ -319,6 +372,15 @@ def test_an_index_that_is_garbage_is_damage(garbage: bytes, tmp_path: Path) -> N
         with pytest.raises(WordflockError, match=f"^The feature store {store.folder} is damaged"):
             use()
     assert_damaged(store)
+
+
+@pytest.mark.parametrize("place", [b"key TEXT UNIQUE", b"CREATE TABLE clips"])
+def test_an_index_whose_words_are_garbled_is_an_error_that_names_it(place: bytes, tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    file = store.folder / "index.sqlite"
+    file.write_bytes(file.read_bytes().replace(place, place[:-3] + b"\xa0\xa1\xa2"))
+    with pytest.raises(WordflockError, match=rf"^The feature store {store.folder} .*\.$"):
+        FeatureStore(tmp_path, SPEC)
 
 
 def test_an_index_cut_short_never_serves_a_wrong_row(tmp_path: Path) -> None:
@@ -341,11 +403,17 @@ def test_an_index_cut_short_never_serves_a_wrong_row(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "taken" / "features" / SPEC.folder / "index.sqlite").mkdir(parents=True)
-    for cache in (tmp_path / "file", tmp_path / "taken"):
-        with pytest.raises(WordflockError, match=rf"^The feature store {cache}/\S+ cannot be used: .*\.$"):
-            FeatureStore(cache, SPEC)
+    (tmp_path / "fully booked").write_text("")
+    (tmp_path / "full" / "features" / SPEC.folder / "index.sqlite").mkdir(parents=True)
+    (tmp_path / "taken" / "features" / SPEC.folder / "features.bin").mkdir(parents=True)
+    file = filled(tmp_path / "replaced").folder / "features.bin"
+    file.unlink()
+    file.mkdir()
+    for cache in (tmp_path / name for name in ("fully booked", "full", "taken", "replaced")):
+        with pytest.raises(
+            WordflockError, match=rf"^The feature store {cache}/\S+ (cannot be used: .*|is damaged; .*)\.$"
+        ):
+            filled(cache)
 
 
 # Specs
@@ -357,21 +425,33 @@ def test_a_window_outside_whisper_s_is_refused(window: float) -> None:
         feature_spec("tiny.en", window, "last")
 
 
-@pytest.mark.parametrize("layer", ["", "0", "-1", "1.5", "first", "LAST", "²"])
+NO_LAYERS = ["", "0", "-1", "1.5", "first", "LAST", "auto", "²", "³", "٣", "02", " 2", "2 ", "2\n", "9" * 5000]
+NO_LAYERS += ["+", "2+", "+2", "2++3", "last+2", "3+2", "2+2", "last+last", "0+last", "2+0", "2+x", "2,3", "last/.."]
+
+
+@pytest.mark.parametrize("layer", NO_LAYERS, ids=lambda layer: ascii(layer)[:20])
 def test_a_layer_that_no_encoder_has_is_refused(layer: str) -> None:
-    with pytest.raises(WordflockError, match=rf"^Layer '{layer}' is neither 'last' nor a number from 1 on\.$"):
+    with pytest.raises(WordflockError) as error:
         feature_spec("tiny.en", 1.4, layer)
+    assert str(error.value) == (
+        f"Layer {layer!r} is neither 'last' nor a number from 1 on, nor rising ones joined by '+'."
+    )
 
 
 @settings(max_examples=30)
-@given(window=st.floats(0.2, 30.0), layer=st.sampled_from(["last", "1", "12"]))
-def test_a_spec_has_whole_frames_and_the_weights_fingerprint(window: float, layer: str) -> None:
+@given(
+    window=st.floats(0.2, 30.0),
+    layer=st.sampled_from(["last", "1", "12", "2+last", "1+2", "2+3+last", "9+10+12"]),
+    pooled=st.booleans(),
+)
+def test_a_spec_has_whole_frames_and_the_weights_fingerprint(window: float, layer: str, pooled: bool) -> None:
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
         file.write(b"weights")
         file.flush()
-        spec = feature_spec(file.name, window, layer)
-    assert (spec.fingerprint, spec.layer) == (sha256(b"weights").hexdigest(), layer)
-    assert spec.frames == pytest.approx(50 * spec.window) and abs(spec.window - window) <= 0.01 + 1e-9
+        spec = feature_spec(file.name, window, layer, pooled)
+    assert (spec.fingerprint, spec.layer, spec.pooled) == (sha256(b"weights").hexdigest(), layer, pooled)
+    assert spec.frames == (2 if pooled else pytest.approx(50 * spec.window)) and type(spec.frames) is int
+    assert abs(spec.window - window) <= 0.01 + 1e-9
 
 
 # Encoding
@@ -457,6 +537,37 @@ def test_features_are_the_encoder_s_of_each_clip_whatever_it_was_batched_with(
     assert (together[0] - together[1]).abs().max() > 0.1  # clips differ by more than what is tolerated
 
 
+@pytest.mark.parametrize("layer", ["last", "1+last"])
+def test_pooled_features_are_encoded_kept_and_learned_from(
+    layer: str, encoder_file: Path, recordings: list[Clip], counted: list[str], tmp_path: Path
+) -> None:
+    from wordflock.head import build_head
+    from wordflock.training import predict
+
+    labels = [number % 3 for number in range(22)]
+    frames = encode_clips(recordings, labels, feature_spec(str(encoder_file), 0.3, layer), tmp_path, "cpu")
+    spec = feature_spec(str(encoder_file), 0.3, layer, pooled=True)
+    pooled = encode_clips(recordings, labels, spec, tmp_path, "cpu")
+    assert len(counted) == 44  # the two have stores of their own
+    of_frames, of_pooled = (features.batch(np.arange(22))[0].numpy() for features in (frames, pooled))
+    width = 32 * (1 + layer.count("+"))
+    assert of_frames.shape == (22, 15, width) and of_pooled.shape == (22, spec.frames, width) == (22, 2, width)
+    np.testing.assert_allclose(of_pooled[:, 0], of_frames.mean(axis=1), atol=2e-3)
+    np.testing.assert_allclose(of_pooled[:, 1], of_frames.std(axis=1), atol=2e-3)
+    # Another process finds them again, and a head of the spec's size takes them.
+    again = encode_clips(recordings, labels, spec, tmp_path, "cpu")
+    assert len(counted) == 44 and again.batch(np.arange(22))[0].numpy().tobytes() == of_pooled.tobytes()
+    assert predict(build_head("linear", spec.frames, width, 3), again).shape == (22, 3)
+
+
+def test_a_window_that_is_longer_than_the_encoder_sees_is_refused(
+    encoder_file: Path, recordings: list[Clip], tmp_path: Path
+) -> None:
+    encode_clips(recordings[:1], [0], feature_spec(str(encoder_file), 1.2, "last"), tmp_path, "cpu")
+    with pytest.raises(WordflockError, match=rf"^The encoder {encoder_file} sees 1\.2 s .* --window than 1\.22\.$"):
+        encode_clips(recordings[:1], [0], feature_spec(str(encoder_file), 1.22, "last"), tmp_path, "cpu")
+
+
 def test_a_crop_is_encoded_as_a_recording_of_it_would_be(
     encoder_file: Path, recordings: list[Clip], tmp_path: Path
 ) -> None:
@@ -484,6 +595,17 @@ def test_a_recording_that_changed_is_named_and_nothing_is_encoded_twice_for_it(
     mended = [*moved[:-1], clip_of(Path(moved[-1].path))]
     encode_clips(mended, range(22), spec, tmp_path, "cpu")
     assert sorted(counted) == sorted(clip.key for clip in mended)
+
+
+def test_what_is_read_before_an_error_is_kept(
+    encoder_file: Path, write_audio: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = feature_spec(str(encoder_file), 0.2, "last")
+    clips = [clip_of(write_audio(tmp_path / f"{number:03}.wav")) for number in range(3 * BATCH + 1)]
+    Path(clips[-1].path).unlink()
+    with pytest.raises(WordflockError, match=r"048\.wav"):
+        encode_clips(clips, range(len(clips)), spec, tmp_path, "cpu")
+    assert len(FeatureStore(tmp_path, spec).rows([clip.key for clip in clips])) == 3 * BATCH
 
 
 def test_features_are_the_same_bytes_however_many_cores_there_are(
