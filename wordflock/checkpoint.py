@@ -18,6 +18,8 @@ from wordflock.files import load_tensors, save_tensors
 if TYPE_CHECKING:
     from torch import nn
 
+    from wordflock.head import Head
+
 FORMAT = 1
 
 
@@ -32,7 +34,7 @@ class Checkpoint:
     weights: dict[str, NDArray[np.float32]]
     training: dict[str, Any] = field(default_factory=dict)  # mode, epoch or round, validation accuracy, seed
 
-    def build(self) -> nn.Module:
+    def build(self) -> Head:
         """The head with its weights; its size was allowed when it was trained."""
         from wordflock.head import build_head
 

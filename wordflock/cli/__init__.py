@@ -36,6 +36,7 @@ def main() -> None:
         evaluate,
         predict,
         prepare,
+        revise,
         server,
         simulate,
         train,

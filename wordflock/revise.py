@@ -1,0 +1,235 @@
+"""Revise a head that was solved from sums: forget a client, a speaker or a label, or learn more clips and new words.
+
+Sums are subtracted or added and the last layer is solved again; nobody else is asked for anything. The scale of the
+run (what everybody standardises and weights by) stays as it was. Every revision is a line in the run's
+revisions.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
+from wordflock.closed_form import Scale, Sums, SumsFolder, solve
+from wordflock.data.clips import Clip
+from wordflock.errors import WordflockError
+from wordflock.features import encode_clips
+from wordflock.files import write_atomically
+from wordflock.head import Head, build_head
+from wordflock.prepare import device, load_table, prepare
+from wordflock.run import BEST, LAST
+from wordflock.settings import DataSettings, FederationSettings, TrainSettings
+from wordflock.task import UNKNOWN, Task
+from wordflock.training import pool, put_solution
+
+REVISIONS = "revisions.jsonl"
+
+
+def forget(folder: Path, *, client: int | None = None, speaker: str = "", label: str = "") -> int:
+    """Make the run's head what it would be without a client, a speaker or a label; returns how many clips that were.
+
+    What a client sent is subtracted where the run kept it (--keep client-sums); otherwise the sums of what goes are
+    made again from the run's data. Raises WordflockError where nothing of it is in the head.
+    """
+    run = _open(folder)
+    asked: dict[str, Any] = {"client": client, "speaker": speaker, "label": label}
+    what = {key: value for key, value in asked.items() if value not in (None, "")}
+    if len(what) != 1:
+        raise WordflockError("Name one of --client, --speaker and --label to forget.")
+    labels, scale = run.checkpoint.labels, run.scale
+    if label and label not in labels:
+        raise WordflockError(f"The head has no label {label!r}, only {', '.join(labels)}.")
+    kept = run.sums.client(client) if client is not None and not run.revisions else None
+    parts = [] if kept else [part for part in _contents(run) if _matches(part, what)]
+    if not kept and not parts:
+        raise WordflockError(f"Nothing of {what} is in the head of {folder}; look at `wordflock data describe`.")
+    gone: Sums = kept or _sums(run, parts)
+    clips = round(float(gone.counts.sum()))
+    total = run.total - gone
+    if label:
+        stay = [index for index, name in enumerate(labels) if name != label]
+        total = replace(total, cross=total.cross[:, stay], counts=total.counts[stay])
+        scale = replace(scale, label_weights=scale.label_weights[stay])
+        labels = [labels[index] for index in stay]
+    if (total.counts < 0.5).any() or len(labels) < 2:
+        empty = [name for name, count in zip(labels, total.counts, strict=True) if count < 0.5]
+        raise WordflockError(
+            f"Without {what} no clips of {', '.join(empty)} would be left; forget such a label instead."
+        )
+    _write(run, total, scale, labels, {"forget": what, "clips": clips})
+    if client is not None:
+        run.sums.drop_client(client)
+    return clips
+
+
+def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> int:
+    """Add the training clips of a data set to the run's head, `words` as new labels; returns how many clips.
+
+    Clips of words that are neither a label nor new are passed over, and so are those that the head knows already.
+    """
+    run = _open(folder)
+    labels, scale, total = run.checkpoint.labels, run.scale, run.total
+    for word in words:
+        if word in labels:
+            raise WordflockError(f"The head knows {word!r} already; leave it out of --words to add more clips of it.")
+    parts = _contents(run) if run.has_data else []
+    # Clips of a new word that were unknown until now change their label.
+    moving = [part for part in parts if _was_unknown(part, words)]
+    if moving:
+        total -= _sums(run, moving)
+    known = {part.clip.key for part in parts if not _was_unknown(part, words)}
+    task = Task.of_labels([*labels, *words])
+    placed = task.labels
+    order = [placed.index(name) for name in labels]
+    cross, counts, weights = np.zeros((len(total.cross), len(placed))), np.zeros(len(placed)), np.ones(len(placed))
+    cross[:, order], counts[order], weights[order] = total.cross, total.counts, scale.label_weights
+    table = load_table(settings)
+    clips = [clip for clip in table.of_split("train") if clip.word in placed and clip.key not in known]
+    clips = list({clip.key: clip for clip in clips}.values())
+    if not clips:
+        raise WordflockError(f"{table.source} has no new training clips of {', '.join(placed)}.")
+    indices = [placed.index(clip.word) for clip in clips]
+    arriving = np.bincount(indices, minlength=len(placed))
+    for word in words:
+        if not arriving[placed.index(word)]:
+            raise WordflockError(f"The new word {word!r} has no training clips in {table.source}.")
+        # As much weight in all as another label has on average.
+        weights[placed.index(word)] = float((scale.label_weights * total.counts).mean()) / arriving[placed.index(word)]
+    scale = replace(scale, label_weights=weights)
+    features = encode_clips(clips, indices, run.checkpoint.spec, settings.cache_folder, device(settings))
+    total = Sums(total.triangle, cross, counts) + Sums.of(pool(run.head, features), features.labels, scale)
+    source = {key: getattr(settings, key) for key in ("data", "speaker_pattern", "table")}
+    entry = {"words": list(words), "from": source, "keys": [clip.key for clip in clips]}
+    _write(run, total, scale, placed, {"learn": entry, "clips": len(clips)})
+    return len(clips)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that was solved from sums, as it stands."""
+
+    folder: Path
+    settings: FederationSettings | TrainSettings
+    has_data: bool  # its clips are here: not on devices
+    checkpoint: Checkpoint
+    head: Head
+    sums: SumsFolder
+    scale: Scale
+    total: Sums
+    revisions: list[dict[str, Any]]
+
+
+def _open(folder: Path) -> _Run:
+    try:
+        config = tomllib.loads((folder / "config.toml").read_text())
+    except (OSError, ValueError) as error:
+        raise WordflockError(f"{folder} is no run; give a folder such as runs/<name>.") from error
+    sums = SumsFolder(folder / "sums")
+    if not (sums.folder / "total.safetensors").exists():
+        raise WordflockError(f"The run {folder} kept no sums; only runs with --strategy exact can be revised.")
+    kind = TrainSettings if config.get("mode") == "train" else FederationSettings
+    checkpoint = load_checkpoint(folder / BEST)
+    path = folder / REVISIONS
+    revisions = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    scale, total = sums.read()
+    has_data = config.get("mode") in ("train", "simulate")
+    return _Run(
+        folder, kind.from_config(config), has_data, checkpoint, checkpoint.build(), sums, scale, total, revisions
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A clip that is in a head, with its label's name and the client that brought it (-1: none, it was learned)."""
+
+    clip: Clip
+    label: str
+    client: int
+
+
+def _contents(run: _Run) -> list[_Part]:
+    """What is in a head now: what it was solved from, and all revisions since, in their order."""
+    if not run.has_data:
+        raise WordflockError(
+            f"The clips of {run.folder} are with its clients; forget one whose sums were kept (--keep client-sums)."
+        )
+    parts = _solved_from(run.settings)
+    for line in run.revisions:
+        if "learn" in line:
+            parts = [part for part in parts if not _was_unknown(part, line["learn"]["words"])]
+            parts += _learned(run, line["learn"])
+        else:
+            parts = [part for part in parts if not _matches(part, line["forget"])]
+    return parts
+
+
+def _matches(part: _Part, what: dict[str, Any]) -> bool:
+    own = {"client": part.client, "speaker": part.clip.speaker, "label": part.label}
+    return all(own[key] == value for key, value in what.items())
+
+
+def _was_unknown(part: _Part, words: Sequence[str]) -> bool:
+    return part.label == UNKNOWN and part.clip.word in words
+
+
+def _solved_from(settings: FederationSettings | TrainSettings) -> list[_Part]:
+    if isinstance(settings, TrainSettings):
+        prepared = prepare(settings, ["train"])
+        owner = np.zeros(len(prepared.features["train"]), dtype=np.int64)
+    else:
+        from wordflock.federation.members import federation
+
+        made = federation(settings)
+        prepared = made.prepared
+        owner = np.full(len(prepared.features["train"]), -1)
+        place = {row: index for index, row in enumerate(prepared.features["train"].rows.tolist())}
+        for member in made.members:
+            if len(member.train) >= settings.least_clips:
+                owner[[place[row] for row in member.train.rows.tolist()]] = member.client
+    those, labels = prepared.examples["train"], prepared.task.labels
+    return [
+        _Part(clip, labels[label], int(client))
+        for clip, label, client in zip(those.clips, those.labels, owner, strict=True)
+        if client >= 0
+    ]
+
+
+def _learned(run: _Run, entry: dict[str, Any]) -> list[_Part]:
+    table = load_table(replace(run.settings, **entry["from"]))
+    keys = set(entry["keys"])
+    found = {clip.key: clip for clip in table.clips if clip.key in keys}
+    if len(found) < len(keys):
+        raise WordflockError(f"{table.source} no longer has all clips that {run.folder} learned from it.")
+    return [_Part(clip, clip.word, -1) for clip in found.values()]
+
+
+def _sums(run: _Run, parts: Sequence[_Part]) -> Sums:
+    """The sums of clips, with the labels as the head has them now."""
+    labels = [run.checkpoint.labels.index(part.label) for part in parts]
+    clips = [part.clip for part in parts]
+    features = encode_clips(clips, labels, run.checkpoint.spec, run.settings.cache_folder, device(run.settings))
+    return Sums.of(pool(run.head, features), features.labels, run.scale)
+
+
+def _write(run: _Run, total: Sums, scale: Scale, labels: list[str], entry: dict[str, Any]) -> None:
+    """Solve, and write head, sums and record."""
+    width, spec = run.checkpoint.width, run.checkpoint.spec
+    head = build_head(run.checkpoint.head, spec.frames, width, len(labels), seed=None, allow_large=True)
+    put_solution(head, solve(total, scale))
+    # All but the last layer is as it was.
+    before = {name: array for name, array in get_weights(run.head).items() if not name.startswith("output.")}
+    set_weights(head, {**get_weights(head), **before})
+    revised = replace(run.checkpoint, labels=labels, weights=get_weights(head))
+    run.sums.write(scale, total)
+    for name in (BEST, LAST):
+        save_checkpoint(run.folder / name, revised)
+    lines = [*run.revisions, {**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}]
+    write_atomically(run.folder / REVISIONS, "".join(json.dumps(line) + "\n" for line in lines).encode())
