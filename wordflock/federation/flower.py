@@ -27,6 +27,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 OUTPUT = "WORDFLOCK_OUTPUT"  # environment: the file for what users should see
+READY = "WORDFLOCK_READY"  # environment: the file that is there once clients may come
 KIND = "WORDFLOCK_APP"  # environment: which app a SuperExec runs, serverapp or clientapp
 COMPONENTS = {
     "serverapp": "wordflock.federation.server_app:app",
@@ -59,7 +60,7 @@ class Guard:
     """Turns away what comes from other machines and is not for them; says which clients were turned away."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._app = app
+        self._app, self._ready = app, Path(os.environ[READY])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on one request, or answer it with 403."""
@@ -69,8 +70,10 @@ class Guard:
         path, peer = scope["path"], (scope.get("client") or ("", 0))[0]
         if not path.startswith(OPEN_TO_CLIENTS) and not same_machine(peer, (scope.get("server") or ("", 0))[0]):
             tell(f"{peer} was turned away: {path} is for this machine only")
-            await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+            await _answer(send, 403)
+            return
+        if path.startswith("/v1/fleet/") and not self._ready.exists():
+            await _answer(send, 503)  # a client takes this for "try again", and an unknown key for the end
             return
 
         async def watched(message: MutableMapping[str, Any]) -> None:
@@ -80,6 +83,11 @@ class Guard:
             await send(message)
 
         await self._app(scope, receive, watched)
+
+
+async def _answer(send: Send, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def same_machine(peer: str, own: str) -> bool:
@@ -110,11 +118,21 @@ def foreign_code(program: bytes) -> str:
 
 
 def _superlink() -> None:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.superlink import extensions
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
     extensions.get_middleware = lambda: (Middleware(Guard),)
+    activate = SqlLinkState.activate_node
+
+    def activate_anew(state: SqlLinkState, node_id: int, heartbeat_interval: float) -> bool:
+        """A client that lost power is back before Flower notices, which would turn it away for a minute."""
+        if activate(state, node_id, heartbeat_interval):
+            return True
+        return state.deactivate_node(node_id) and activate(state, node_id, heartbeat_interval)
+
+    setattr(SqlLinkState, "activate_node", activate_anew)  # noqa: B010
     flower_superlink()
 
 

@@ -6,11 +6,13 @@ a round on any engine.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from wordflock.errors import WordflockError
@@ -21,7 +23,9 @@ from wordflock.settings import FederationSettings, ServerSettings
 
 LONGEST_PAUSE = 0.5  # seconds between two looks at what has come in
 REMINDER = 60.0  # seconds of waiting after which it is said what is waited for
-INTRODUCTION = 120.0  # seconds that a node has to say who it is, before it is asked again
+INTRODUCTION = 60.0  # seconds that a node has to say who it is, before it is asked again
+GRACE = 15.0  # seconds that those who are enough wait for the others
+APP_FAILED = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,27 @@ class Roster:
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
     _turned_away: set[int] = field(default_factory=set)  # nodes
 
+    @property
+    def _devices(self) -> bool:
+        return isinstance(self.settings, ServerSettings)
+
     def look(self) -> None:
         """See who came and who left: ask new nodes who they are, and take in the answers that are there."""
         before = self.connected
         self.connected = set(self.grid.get_node_ids())
+        self._turned_away &= self.connected  # one that comes back may have mended its ways
         for client in self.clients.values():
             if client.node in before - self.connected:
                 print(f"client {client} is gone")
             elif client.node in self.connected - before and before:
                 print(f"client {client} is back")
         now = time.monotonic()
-        self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < INTRODUCTION}
+        patience = INTRODUCTION if self._devices else self.settings.round_deadline
+        self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < patience}
         busy = {node for node, _ in self._asked.values()} | self._turned_away
         new = sorted(self.connected - busy - {client.node for client in self.clients.values()})
         content = RecordDict({"config": task_record(self.prepared.task.labels)})
-        queries = [Message(content, node, MessageType.QUERY, ttl=INTRODUCTION) for node in new]
+        queries = [Message(content, node, MessageType.QUERY, ttl=patience) for node in new]
         self._asked |= {i: (node, now) for i, node in zip(self.grid.push_messages(queries), new, strict=True)}
         if self._asked:
             for reply in self.grid.pull_messages(list(self._asked)):
@@ -81,9 +91,12 @@ class Roster:
         """
         for _ in waiting(seconds, lambda: f"for {least} clients; connected and able: {self._listed()}"):
             self.look()
-            if len(self.able()) >= least and not self._asked:
+            now = time.monotonic()
+            # One that lost power may be listed for a minute more; it must not keep all others waiting.
+            grace = GRACE if self._devices else math.inf
+            if len(self.able()) >= least and all(now - asked > grace for _, asked in self._asked.values()):
                 return
-            if not isinstance(self.settings, ServerSettings) and not self._asked:
+            if not self._devices and not self._asked:
                 break  # in a simulation all are there from the start
         small = [client for client in self.clients.values() if client.clips < self.settings.least_clips]
         if len(small) == len(self.clients) > 0:
@@ -113,6 +126,8 @@ class Roster:
     def _welcome(self, node: int, reply: Message) -> None:
         """Take a client in, or turn it away with a line that says why."""
         if reply.has_error():
+            if reply.error.code not in APP_FAILED:
+                return  # it went away, and is asked again when it is back
             self._turned_away.add(node)
             print(f"a client was turned away, for it cannot introduce itself: {reply.error.reason}")
             return

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from wordflock.errors import WordflockError
-from wordflock.federation.flower import KIND, OUTPUT
+from wordflock.federation.flower import KIND, OUTPUT, READY
 from wordflock.federation.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.settings import ServerSettings
 
@@ -67,7 +67,9 @@ def serve(settings: ServerSettings) -> Path:
                 "FLWR_HOME": str(state / "flower"),
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
                 OUTPUT: str(state / "output.log"),
+                READY: str(state / "ready"),
             }
+            (state / "ready").unlink(missing_ok=True)
             log = state / "flower.log"
             link = stack.enter_context(
                 flower("superlink", _superlink_arguments(settings, host, port, state, tls), log, environment)
@@ -76,6 +78,7 @@ def serve(settings: ServerSettings) -> Path:
             for key in keys:
                 control.register(key)
             control.stop_runs()
+            (state / "ready").touch()
             stack.enter_context(_executor(f"{here}:{port}", tls, state, environment))
         elif keys:
             for key in keys:
