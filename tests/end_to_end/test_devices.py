@@ -182,7 +182,7 @@ if os.environ.get("WORDFLOCK_APP") == "clientapp":
 
 def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
     rest = ["--rounds", 8, "--clients-per-round", 9, "--upload", "float16"]
-    with flock.server("rough", *rest, **{"round-deadline": 12}) as server:
+    with flock.server("rough", *rest, **{"round-deadline": 30}) as server:
         server.wait_for("round 1: accuracy")
         extra = {}
         for name, factor in {"late": "1", "nan": "float('nan')", "huge": "1e6"}.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -139,7 +140,6 @@ def _superlink() -> None:
 def _superexec() -> None:
     from flwr.supercore.cli.flower_superexec import flower_superexec
     from flwr.supercore.constant import TaskType
-    from flwr.supercore.logger import console_handler
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
     from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
     from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
@@ -160,7 +160,9 @@ def _superexec() -> None:
         return LaunchResult.accepted()
 
     setattr(SubprocessExecutor, "launch", launch)  # noqa: B010
-    console_handler.setStream(sys.stderr)  # its log is for the log; what the app prints is for users
+    # Flower's log is for the log, and what the app prints for users. Flower mixes the two unless it cannot.
+    log = logging.getLogger("flwr")
+    log.handlers, log.propagate = [logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))], False
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended children leave no trace
     flower_superexec()
 

@@ -53,6 +53,7 @@ class Roster:
     prepared: Prepared
     clients: dict[int, Client] = field(default_factory=dict)  # by number: all that ever introduced themselves
     connected: set[int] = field(default_factory=set)  # nodes
+    late: set[int] = field(default_factory=set)  # numbers of clients that owe an answer, and sit out until the next one
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
     _turned_away: set[int] = field(default_factory=set)  # nodes
 
@@ -120,6 +121,8 @@ class Roster:
     def sample(self, *place: str | int, held_back: bool = False) -> list[int]:
         """The clients of a round, in rising order: as many as the settings ask for, of those that are able."""
         able = self.able(held_back=held_back)
+        prompt = [number for number in able if number not in self.late]
+        able = prompt if len(prompt) >= self.settings.min_replies else able
         drawn = numpy_generator(self.settings.seed, "sample", *place).permutation(able)
         return sorted(int(client) for client in drawn[: self.settings.clients_per_round])
 

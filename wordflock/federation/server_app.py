@@ -227,6 +227,7 @@ def _train_round(
             )
         }
         good = []
+        roster.late = {client.number for client in chosen if client.node not in replies}
         for client in chosen:
             reply = replies.get(client.node)
             problem, size = "did not answer in time", 0
