@@ -72,7 +72,7 @@ some_settings = st.sampled_from(CLASSES).flatmap(
 # There and back
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(some_settings)
 def test_settings_survive_the_configuration(chosen: DataSettings) -> None:
     config = chosen.as_config()
@@ -81,14 +81,14 @@ def test_settings_survive_the_configuration(chosen: DataSettings) -> None:
     assert not any("_" in key for key in config)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(some_settings)
 def test_settings_survive_a_toml_file(chosen: DataSettings) -> None:
     text = tomli_w.dumps({"mode": "train", **chosen.as_config()})
     assert type(chosen).from_config(tomllib.loads(text)) == chosen
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(some_settings, st.sampled_from(CLASSES))
 def test_a_configuration_s_other_keys_are_passed_over(chosen: DataSettings, other: type[DataSettings]) -> None:
     both = {f.name for f in fields(chosen)} & {f.name for f in fields(other)}
