@@ -9,7 +9,8 @@ from typing import Any, Self, get_type_hints
 
 from wordflock.errors import WordflockError
 
-HEADS = ("attentive", "convolution", "mean", "linear")
+HEADS = ("attentive", "convolution", "mean", "linear", "normalized")
+POOLED_HEADS = ("linear", "normalized")  # which work on frames pooled before they are stored
 
 
 def option(
@@ -90,16 +91,19 @@ class Settings(DataSettings):
     )
     head: str = option(
         "auto",
-        "Kind of head; 'linear' works on pooled frames. auto is attentive; with --strategy exact linear.",
+        "Kind of head; 'linear' and 'normalized' work on pooled frames. auto is attentive; with --strategy or --start "
+        "exact linear; with --strategy exact and --dp-epsilon normalized.",
         choices=("auto", *HEADS),
     )
 
     def __post_init__(self) -> None:
         """Fills in what "auto" stands for, so that files tell what was used."""
+        exact = "exact" in (getattr(self, "strategy", ""), getattr(self, "start", ""))
         if self.head == "auto":
-            object.__setattr__(self, "head", "linear" if getattr(self, "strategy", "") == "exact" else "attentive")
+            private = getattr(self, "strategy", "") == "exact" and getattr(self, "dp_epsilon", None) is not None
+            object.__setattr__(self, "head", "normalized" if private else "linear" if exact else "attentive")
         if self.layer == "auto":
-            object.__setattr__(self, "layer", "2+3+last" if self.head == "linear" else "last")
+            object.__setattr__(self, "layer", "2+3+last" if self.head in POOLED_HEADS else "last")
         super().__post_init__()
 
     @property
@@ -128,6 +132,17 @@ class HeadSettings(Settings):
     learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9, most=10.0)
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
     label_smoothing: float = option(0.05, "Label smoothing of the loss.", least=0, most=0.9)
+    dp_epsilon: float | None = option(
+        None, "Differential privacy: ε of the whole run, inf for clipping without noise. (default: none)", least=1e-3
+    )
+    dp_delta: float = option(1e-5, "δ; should be well below one over the number of units.", least=1e-300, most=0.5)
+    dp_unit: str = option("clip", "What is protected: a clip, or all that a client has.", choices=("clip", "client"))
+    dp_clip: float | None = option(
+        None, "Norm that a unit's contribution is clipped to, known to all. (default: 1 a clip, 20 a client)", least=1e-9
+    )
+    dp_dimensions: int | None = option(
+        None, "Dimensions of the public random projection. (default: 256 by clip, 128 by client)", least=1
+    )
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)")
     runs: str = option("runs", "Folder for runs.")
 

@@ -1,0 +1,104 @@
+"""The exact strategy: one round, whatever the partition, equals the centralized solution."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_up import LABELS
+
+from wordflock.checkpoint import load_checkpoint
+from wordflock.closed_form import Moments, Sums, SumsFolder, solve
+from wordflock.errors import WordflockError
+from wordflock.federation.simulation import simulate
+from wordflock.head import build_head
+from wordflock.settings import FederationSettings
+from wordflock.training import SHARPNESS, pool
+
+
+def options(tmp_path: Path, **changed) -> FederationSettings:
+    usual = {"runs": str(tmp_path), "strategy": "exact", "head": "attentive", "name": "run"}
+    return FederationSettings(**{**usual, **changed})
+
+
+def centralized(federation, seed: int = 0):
+    """The solution over all clients' clips in one place."""
+    features = [member.train for member in federation.members]
+    labels = np.concatenate([part.labels for part in features])
+    _, frames, width = features[0].array.shape
+    head = build_head("attentive", frames, width, len(LABELS), seed=seed)
+    z = np.concatenate([pool(head, part) for part in features])
+    scale = Moments.of(z, labels, len(LABELS)).scale()
+    return solve(Sums.of(z, labels, scale), scale)
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.lists(st.integers(8, 40), min_size=2, max_size=6), seed=st.integers(0, 1000))
+def test_any_partition_gives_the_centralized_head(tmp_path_factory, play, sizes, seed):
+    federation = play(sizes, seed=seed)
+    folder = simulate(options(tmp_path_factory.mktemp("exact"), clients=len(sizes)))
+    central = centralized(federation)
+    weights = load_checkpoint(folder / "best.safetensors").weights
+    np.testing.assert_allclose(weights["output.weight"] / SHARPNESS, central.weight, atol=1e-6)
+    np.testing.assert_allclose(weights["output.bias"] / SHARPNESS, central.bias, atol=1e-6)
+
+
+def test_it_takes_one_round_and_writes_an_ordinary_run(tmp_path, play):
+    play([30] * 5, noise=0.7)
+    folder = simulate(options(tmp_path, clients=5))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["rounds"] == 1
+    assert metrics["test"]["accuracy"] > 0.9
+    assert (folder / "accuracy.png").exists()
+
+
+def test_fewer_bits_are_fewer_bytes(tmp_path, play):
+    play([30] * 5)
+    bytes_up = {}
+    for upload in ("float64", "float32", "float16"):
+        folder = simulate(options(tmp_path, clients=5, name=upload, upload=upload))
+        bytes_up[upload] = json.loads((folder / "history.jsonl").read_text())["bytes_up"]
+    assert bytes_up["float64"] > bytes_up["float32"] > bytes_up["float16"]
+
+
+def test_a_client_with_few_clips_sends_no_sums(tmp_path, play, capsys):
+    play([30, 7, 30])
+    folder = simulate(options(tmp_path, clients=3))
+    assert json.loads((folder / "history.jsonl").read_text())["clients"] == [0, 2]
+    assert "client 1 has 7 clips" in capsys.readouterr().out
+
+
+def test_clients_sums_are_kept_on_request_and_add_up(tmp_path, play):
+    play([30, 20, 30])
+    folder = simulate(options(tmp_path, clients=3, keep="client-sums"))
+    kept = SumsFolder(folder / "sums")
+    _, total = kept.read()
+    parts = [kept.client(client) for client in range(3)]
+    np.testing.assert_allclose(sum(part.triangle for part in parts), total.triangle, rtol=1e-12)
+    assert [part.counts.sum() for part in parts] == [30, 20, 30]
+
+
+def test_what_is_not_asked_for_is_not_kept(tmp_path, play):
+    play([30, 20])
+    folder = simulate(options(tmp_path, clients=2))
+    assert [path.name for path in (folder / "sums").iterdir()] == ["total.safetensors"]
+
+
+def test_rounds_from_the_exact_head_never_end_below_it(tmp_path, play):
+    play([30] * 6, noise=2.0)
+    asked = options(tmp_path, clients=6, clients_per_round=3, strategy="fedavg", start="exact", rounds=3, batch_size=8)
+    folder = simulate(asked)
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["validation"]["accuracy"] >= lines[0]["validation_accuracy"]
+
+
+def test_a_label_that_no_client_has_is_said(tmp_path, play):
+    federation = play([30, 30])
+    for member in federation.members:
+        member.train.labels[member.train.labels == 3] = 0
+    with pytest.raises(WordflockError, match="no clips with any client"):
+        simulate(options(tmp_path, clients=2))
