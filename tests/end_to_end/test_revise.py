@@ -1,0 +1,137 @@
+"""Forgetting and learning: the head is what it would be had it been solved from the clips that are left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from whole_commands import Wordflock
+
+from wordflock.checkpoint import load_checkpoint
+from wordflock.closed_form import Sums as ClosedSums
+from wordflock.closed_form import SumsFolder, solve
+from wordflock.errors import WordflockError
+from wordflock.federation.members import federation
+from wordflock.federation.simulation import simulate
+from wordflock.metrics import Score
+from wordflock.revise import forget, learn
+from wordflock.settings import DataSettings, FederationSettings
+from wordflock.training import SHARPNESS, pool
+from wordflock.use import evaluate_checkpoint
+
+
+@pytest.fixture
+def asked(wordflock: Wordflock, tmp_path: Path) -> FederationSettings:
+    return FederationSettings(
+        data=str(wordflock.path("words")),
+        cache=str(wordflock.path("cache")),
+        encoder=str(wordflock.path("encoder")),
+        window=0.4,
+        layer="last",
+        clients=5,
+        strategy="exact",
+        runs=str(tmp_path),
+        name="run",
+    )
+
+
+def expected(asked: FederationSettings, folder: Path, keep, change=lambda labels: labels, labels=None):
+    """The solution from the clips for which `keep(clip, label, client)`, at the scale that the run has now."""
+    made = federation(asked)
+    scale, _ = SumsFolder(folder / "sums").read()
+    head = load_checkpoint(folder / "best.safetensors").build()
+    clips, names = made.prepared.examples["train"].clips, made.prepared.task.labels
+    features = made.prepared.features["train"]
+    owner = {row: member.client for member in made.members for row in member.train.rows.tolist()}
+    chosen = [i for i, clip in enumerate(clips) if keep(clip, names[features.labels[i]], owner[int(features.rows[i])])]
+    left = features.select(np.array(chosen))
+    indices = np.array([(labels or names).index(change(clips[i], names[features.labels[i]])) for i in chosen])
+    return solve(ClosedSums.of(pool(head, left), indices, scale), scale)
+
+
+def assert_same(folder: Path, solution) -> None:
+    weights = load_checkpoint(folder / "best.safetensors").weights
+    np.testing.assert_allclose(weights["output.weight"] / SHARPNESS, solution.weight, atol=1e-6)
+    np.testing.assert_allclose(weights["output.bias"] / SHARPNESS, solution.bias, atol=1e-6)
+
+
+def same_label(clip, label):
+    return label
+
+
+@pytest.mark.parametrize("keep", ["total", "client-sums"])
+def test_a_client(asked, keep, tmp_path):
+    from dataclasses import replace
+
+    folder = simulate(replace(asked, keep=keep))
+    before = load_checkpoint(folder / "best.safetensors").weights["output.weight"]
+    clips = forget(folder, client=2)
+    assert clips == len(federation(replace(asked, keep=keep)).members[2].train)
+    assert_same(folder, expected(asked, folder, lambda clip, label, client: client != 2, same_label))
+    assert np.abs(load_checkpoint(folder / "last.safetensors").weights["output.weight"] - before).max() > 1e-3
+    assert not (folder / "sums" / "client-2.safetensors").exists()
+    assert json.loads((folder / "revisions.jsonl").read_text())["forget"] == {"client": 2}
+    with pytest.raises(WordflockError, match="Nothing of"):
+        forget(folder, client=2)
+
+
+def test_a_speaker_of_a_client_that_is_forgotten_as_well(asked):
+    folder = simulate(asked)
+    made = federation(asked)
+    speakers = sorted({clip.speaker for clip in made.prepared.examples["train"].clips if clip.speaker})
+    forget(folder, speaker=speakers[0])
+    forget(folder, client=1)
+    assert_same(
+        folder,
+        expected(asked, folder, lambda clip, label, client: clip.speaker != speakers[0] and client != 1, same_label),
+    )
+
+
+def test_a_label_and_learning_it_again(asked, wordflock):
+    folder = simulate(asked)
+    data = DataSettings(data=asked.data, cache=asked.cache)
+    before: Score = evaluate_checkpoint(str(folder / "best.safetensors"), data, "train")
+    forget(folder, label="stop")
+    labels = load_checkpoint(folder / "best.safetensors").labels
+    assert labels == [label for label in before.labels if label != "stop"]
+    assert_same(folder, expected(asked, folder, lambda clip, label, client: label != "stop", same_label, labels))
+    learn(folder, data, ["stop"])
+    after = load_checkpoint(folder / "best.safetensors")
+    assert set(after.labels) == set(before.labels)
+    again = evaluate_checkpoint(str(folder / "best.safetensors"), data, "train")
+    assert again.accuracy == pytest.approx(before.accuracy, abs=0.03)
+
+
+def test_a_new_word_that_was_unknown_before(asked, wordflock):
+    folder = simulate(asked)
+    clips = learn(folder, DataSettings(data=asked.data, cache=asked.cache), ["cat"])
+    labels = load_checkpoint(folder / "best.safetensors").labels
+    assert "cat" in labels
+    made = federation(asked)
+    assert clips == sum(clip.word == "cat" for clip in made.prepared.examples["train"].clips)
+    assert_same(
+        folder,
+        expected(
+            asked,
+            folder,
+            lambda clip, label, client: True,
+            lambda clip, label: "cat" if clip.word == "cat" else label,
+            labels,
+        ),
+    )
+
+
+def test_what_cannot_be_revised(asked, tmp_path, wordflock):
+    folder = simulate(asked)
+    data = DataSettings(data=asked.data, cache=asked.cache)
+    for wrong, words in (({}, "Name one"), ({"client": 99}, "Nothing of"), ({"label": "maybe"}, "no label 'maybe'")):
+        with pytest.raises(WordflockError, match=words):
+            forget(folder, **wrong)
+    with pytest.raises(WordflockError, match="knows 'yes' already"):
+        learn(folder, data, ["yes"])
+    with pytest.raises(WordflockError, match="no new training clips"):
+        learn(folder, data)
+    with pytest.raises(WordflockError, match="is no run"):
+        forget(tmp_path / "nothing", client=1)
