@@ -20,6 +20,7 @@ from wordflock.files import load_tensors, save_tensors
 from wordflock.head import Head, build_head, count_parameters
 from wordflock.metrics import Score
 from wordflock.prepare import Prepared, device, prepare
+from wordflock.privacy import PrivateSums, check_privacy, format_privacy
 from wordflock.progress import progress
 from wordflock.randomness import numpy_generator
 from wordflock.run import BEST, LAST, METRICS, Run
@@ -35,6 +36,7 @@ def train(settings: TrainSettings) -> Path:
     unless the settings name another. Raises WordflockError where the loss is no longer a finite number.
     """
     started = time.perf_counter()
+    check_privacy(settings)
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None
     prepared = prepare(settings)
     seconds = {"encode": time.perf_counter() - started}
@@ -42,7 +44,8 @@ def train(settings: TrainSettings) -> Path:
     if settings.strategy == "exact":
         return _train_exactly(settings, prepared, head, seconds)
     recipe = recipe_of(settings)
-    optimizer = make_optimizer(head, recipe)
+    labels, where = prepared.task.labels, device(settings)
+    optimizer = make_optimizer(head.to(where), recipe)  # whose state, taken over from a run, goes where the head is
     done, going_on = 0, False
     if before is not None:
         path = Path(settings.checkpoint)
@@ -55,14 +58,13 @@ def train(settings: TrainSettings) -> Path:
             raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
     run = Run(settings, "train", going_on=going_on)
     trained: Any = torch.compile(head) if settings.compile else head
-    labels, where = prepared.task.labels, device(settings)
-    head.to(where)
     print(f"head parameters = {count_parameters(head):,}")
     score = evaluate_head(head, prepared.features["validation"], labels, device=where)
     when = f"after epoch {done}" if done else "before training"
     print(f"{when}: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
     (run.folder / METRICS).unlink(missing_ok=True)  # what it tells of is over
+    _forget_optimizers(run.folder, done)  # a kill may have left one more
     started = time.perf_counter()
     with _saying_how_to_go_on(run):
         for epoch in range(done, settings.epochs):
@@ -105,16 +107,23 @@ def _train_exactly(settings: TrainSettings, prepared: Prepared, head: Head, seco
     started = time.perf_counter()
     features, labels = prepared.features["train"], prepared.task.labels
     z = pool(head, features)
-    scale = Moments.of(z, features.labels, len(labels)).scale()
-    total = Sums.of(z, features.labels, scale)
-    SumsFolder(run.folder / "sums").write(scale, total)
-    put_solution(head, solve(total, scale))
+    metrics: dict[str, Any] = {"seconds": seconds}
+    if settings.dp_epsilon is not None:
+        mechanism = PrivateSums.of(settings, z.shape[1], len(labels))
+        put_solution(head, mechanism.solve(mechanism.noisy(mechanism.contribution(z, features.labels))))
+        metrics["privacy"] = mechanism.report("server")
+        print(format_privacy(metrics["privacy"]))
+    else:
+        scale = Moments.of(z, features.labels, len(labels)).scale()
+        total = Sums.of(z, features.labels, scale)
+        SumsFolder(run.folder / "sums").write(scale, total)
+        put_solution(head, solve(total, scale))
     seconds["train"] = time.perf_counter() - started
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)
     run.record("epoch", checkpoint, validation_loss=score.loss)
     print(f"solved: validation loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
-    finish(run, "epoch", settings, prepared, {"seconds": seconds})
+    finish(run, "epoch", settings, prepared, metrics)
     return run.folder
 
 

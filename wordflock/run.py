@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -77,20 +76,19 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def _make_folder(settings: HeadSettings, mode: str, going_on: bool) -> Path:
-    folder = Path(settings.runs) / (settings.name or time.strftime(f"{mode}-%Y%m%d-%H%M%S"))
+    runs, name = Path(settings.runs), settings.name or time.strftime(f"{mode}-%Y%m%d-%H%M%S")
+    folder, number = runs / name, 1
     if settings.name and (folder / LAST).exists() and not going_on:
         raise WordflockError(
             f"The run {folder} exists already; give another --name, delete that folder, or, where `wordflock train` "
             f"made it, go on with --checkpoint {folder / LAST}."
         )
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=bool(settings.name))
-        except FileExistsError:
-            if settings.name:
-                raise
-            folder = folder.with_name(f"{folder.name}-{os.getpid()}")  # another run began in the same second
-            folder.mkdir()
+        runs.mkdir(parents=True, exist_ok=True)
+        while not settings.name and folder.exists():  # other runs began in the same second
+            number += 1
+            folder = runs / f"{name}-{number}"
+        folder.mkdir(parents=True, exist_ok=bool(settings.name))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
