@@ -67,7 +67,8 @@ class DataSettings:
                 value = None if config[key] == "" and f.default is None else config[key]
                 if types[f.name] in (float, float | None) and type(value) is int:
                     value = float(value)
-                if not isinstance(value, types[f.name]) or (isinstance(value, bool) and types[f.name] in (int, int | None)):
+                a_number = types[f.name] in (int, int | None)
+                if not isinstance(value, types[f.name]) or (a_number and isinstance(value, bool)):
                     raise WordflockError(f"The configuration's {key} = {value!r} is of the wrong type.")
                 values[f.name] = value
         return cls(**values)
