@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ def build_head(
         "convolution": ConvolutionHead,
         "mean": MeanHead,
         "linear": LinearHead,
+        "normalized": NormalizedHead,
     }
     if kind not in builders:
         raise WordflockError(f"There is no head {kind!r}; choose one of {', '.join(HEADS)}.")
@@ -129,3 +132,15 @@ class LinearHead(Head):
 
     def pool(self, features: Tensor) -> Tensor:
         return features.flatten(1)
+
+
+class NormalizedHead(LinearHead):
+    """A linear layer over clips that are brought to mean 0 and norm 1 each by itself.
+
+    It needs no clip but the one at hand to be standardised, and no clip weighs more than another: what differential
+    privacy asks for (privacy.py).
+    """
+
+    def pool(self, features: Tensor) -> Tensor:
+        normal = F.layer_norm(features, features.shape[-1:])
+        return normal.flatten(1) / math.sqrt(features.shape[1] * features.shape[2])

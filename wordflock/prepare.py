@@ -10,7 +10,7 @@ from wordflock.data import load_clips
 from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.errors import WordflockError
 from wordflock.features import Features, FeatureSpec, encode_clips, feature_spec
-from wordflock.settings import DataSettings, Settings
+from wordflock.settings import POOLED_HEADS, DataSettings, Settings
 from wordflock.task import Examples, Task, choose_task, examples
 
 SYNTHETIC = "synthetic"
@@ -39,7 +39,7 @@ def prepare(
 
     Raises WordflockError where a split has no clips.
     """
-    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer, pooled=settings.head == "linear")
+    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer, pooled=settings.head in POOLED_HEADS)
     table = load_table(settings)
     task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}

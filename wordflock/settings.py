@@ -139,11 +139,9 @@ class HeadSettings(Settings):
     dp_delta: float = option(1e-5, "δ; should be well below one over the number of units.", least=1e-300, most=0.5)
     dp_unit: str = option("clip", "What is protected: a clip, or all that a client has.", choices=("clip", "client"))
     dp_clip: float | None = option(
-        None, "Norm that a unit's contribution is clipped to, known to all. (default: 1 a clip, 20 a client)", least=1e-9
+        None, "Norm that a unit's contribution is clipped to, a public number. (default: 1, by client 20)", least=1e-9
     )
-    dp_dimensions: int | None = option(
-        None, "Dimensions of the public random projection. (default: 256 by clip, 128 by client)", least=1
-    )
+    dp_dimensions: int = option(128, "Dimensions of the public random projection of private sums.", least=1)
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)")
     runs: str = option("runs", "Folder for runs.")
 
@@ -197,6 +195,7 @@ class FederationSettings(HeadSettings, PartitionSettings):
         "What the exact strategy keeps for `wordflock forget`: the total of the sums, or also each client's own.",
         choices=("total", "client-sums"),
     )
+    secure_sums: bool = option(False, "Let the server learn no client's sums or head, but only their total.")
     workers: int = option(0, "Clients trained at the same time. (default: one a processor core)", least=0)
 
     @property

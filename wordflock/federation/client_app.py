@@ -24,6 +24,7 @@ from wordflock.federation.device import load_device, processor_name
 from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import content, half_update, labels_of, weights_of
 from wordflock.head import Head, build_head
+from wordflock.privacy import PrivateSums
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
 from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
@@ -93,6 +94,15 @@ def sums(message: Message, context: Context) -> Message:
     z = pool(_untrained(message, member, settings), member.train)
     own = Sums.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
     return Message(content(own.packed(settings.sums_type)), reply_to=message)
+
+
+@app.train("private")
+def private(message: Message, context: Context) -> Message:
+    """The bounded sums over the clips, to which the server adds noise before it uses them."""
+    member, settings = _who(message, context)
+    z = pool(_untrained(message, member, settings), member.train)
+    mechanism = PrivateSums.of(settings, z.shape[1], len(member.labels))
+    return Message(content({"private": mechanism.contribution(z, member.train.labels)}), reply_to=message)
 
 
 @app.evaluate()

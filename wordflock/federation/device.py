@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wordflock.errors import WordflockError
 from wordflock.features import Features, FeatureSpec, FeatureStore
 from wordflock.files import write_atomically
-from wordflock.settings import ClientSettings
+from wordflock.settings import POOLED_HEADS, ClientSettings
 from wordflock.task import SILENCE, UNKNOWN, Task
 
 MOST_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
@@ -88,7 +88,7 @@ def prepare_device(settings: ClientSettings) -> Path:
         train, held_back = hold_back(np.arange(len(chosen)), settings.held_back, settings.seed, _number(settings))
     if not chosen:
         raise WordflockError(f"There are no clips in {settings.data}; --data names a folder with a folder a word.")
-    spec = feature_spec(settings.encoder, settings.window, settings.layer, settings.head == "linear")
+    spec = feature_spec(settings.encoder, settings.window, settings.layer, settings.head in POOLED_HEADS)
     started = time.perf_counter()
     clips, zeros = [clip for clip, _ in chosen], [0] * len(chosen)
     rows = encode_clips(clips, zeros, spec, settings.cache_folder, device(settings)).rows

@@ -23,12 +23,14 @@ from wordflock.federation.costs import cost_of, format_costs, sum_costs
 from wordflock.federation.exact import exact_round
 from wordflock.federation.members import federation, server_side
 from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
+from wordflock.federation.private import private_round
 from wordflock.federation.roster import Roster, collect
 from wordflock.federation.server import alive, hold
 from wordflock.federation.strategy import aggregate, get_state, make_strategy, set_state, train_messages
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head import Head, count_parameters
 from wordflock.metrics import Score
+from wordflock.privacy import check_privacy, format_privacy
 from wordflock.progress import progress
 from wordflock.run import Run
 from wordflock.settings import FederationSettings, ServerSettings
@@ -61,6 +63,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     Every round's head is kept before the next begins, with the state of the strategy's optimizer; a run that is
     resumed goes on from there. Raises WordflockError where too few clients answer.
     """
+    check_privacy(settings)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
     devices = isinstance(settings, ServerSettings)
     mode = "server" if devices else "simulate"
@@ -86,6 +89,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         score = evaluate_head(head, validation, labels)
         print(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
+    outcome: Outcome | None = None
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
     if isinstance(settings, ServerSettings):
@@ -131,6 +135,8 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
                 flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
+    if outcome is not None and outcome.privacy:
+        print(format_privacy(outcome.privacy), flush=True)
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
     metrics: dict[str, Any] = {
@@ -139,6 +145,8 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         "bytes_per_client_per_round": sum(traffic) // max(1, len(traffic)),
         "refused": sum(len(line.get("refused", [])) for line in lines),
     }
+    if outcome is not None and outcome.privacy:
+        metrics["privacy"] = outcome.privacy
     if devices:
         metrics["clients"] = sum_costs(lines, roster.clients)
         print(format_costs(metrics["clients"]), flush=True)
@@ -157,6 +165,7 @@ class Outcome:
     bytes_down: int  # a client
     problems: list[str]
     costs: list[dict[str, Any]]
+    privacy: dict[str, Any] | None = None
 
 
 def _averaged_round(
@@ -178,6 +187,13 @@ def _averaged_round(
 
 def _exact_round(grid: Grid, roster: Roster, settings: FederationSettings, head: Head, folder: Path) -> Outcome:
     """Clients send sums, and the head's last layer is solved from them; the sums stay in the run's folder."""
+    if settings.dp_epsilon is not None:
+        private = private_round(grid, roster, settings, head)
+        put_solution(head, private.solution)
+        weights = get_weights(head)
+        down = sum(array.nbytes for array in weights.values())
+        report = private.mechanism.report("server")
+        return Outcome(weights, None, private.clients, private.bytes_up, down, private.problems, [], report)
     kept = SumsFolder(folder / "sums")
     keep = kept.keep_client if settings.keep == "client-sums" else lambda client, sums: None
     result = exact_round(grid, roster, settings, head, keep)

@@ -1,0 +1,34 @@
+"""Ask clients for something, some at a time, and hear which of them answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from wordflock.federation.roster import Client, collect
+
+AT_A_TIME = 16  # clients whose sums the server holds together
+
+
+def ask(
+    grid: Grid,
+    what: str,
+    requests: Mapping[Client, RecordDict],
+    seconds: float,
+    refuse: Callable[[Client, str], None],
+) -> Iterator[tuple[Client, Message]]:
+    """The clients that answered, in the order of the requests, and their answers; `refuse` is told of the others."""
+    clients = list(requests)
+    for start in range(0, len(clients), AT_A_TIME):
+        some = clients[start : start + AT_A_TIME]
+        messages = [Message(requests[c], c.node, f"{MessageType.TRAIN}.{what}", ttl=seconds) for c in some]
+        came = collect(grid, messages, seconds, lambda nodes: f"for the {what} of {len(nodes)}")
+        replies = {reply.metadata.src_node_id: reply for reply in came}
+        for client in some:
+            reply = replies.get(client.node)
+            if reply is None or reply.has_error():
+                refuse(client, "did not answer in time" if reply is None else f"failed: {reply.error.reason}")
+            else:
+                yield client, reply

@@ -1,0 +1,72 @@
+"""One round, closed form, private: clients send bounded sums, and the server adds noise before it solves.
+
+Central differential privacy: the server sees each client's sums, or with --secure-sums their total only, and is trusted
+to add the noise, to keep what it saw to itself and to write nothing but the solution down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from wordflock.checkpoint import get_weights
+from wordflock.closed_form import Solution
+from wordflock.errors import WordflockError
+from wordflock.federation.asking import ask
+from wordflock.federation.messages import content, payload_bytes, task_record, weights_of
+from wordflock.federation.roster import Client, Roster
+from wordflock.head import Head
+from wordflock.privacy import PrivateSums
+from wordflock.settings import FederationSettings
+
+
+@dataclass(frozen=True)
+class PrivateRound:
+    """What came of it."""
+
+    solution: Solution
+    mechanism: PrivateSums
+    clients: list[int]
+    bytes_up: int  # a client
+    problems: list[str]
+
+
+def private_round(
+    grid: Grid, roster: Roster, settings: FederationSettings, head: Head, generator: np.random.Generator | None = None
+) -> PrivateRound:
+    """Ask all clients for their bounded sums, add noise to the total, and solve the last layer of the head.
+
+    `generator` gives the noise; without one it is the operating system's randomness. Raises WordflockError where fewer
+    than --min-replies clients answer well.
+    """
+    mechanism = PrivateSums.of(settings, head.output.in_features, head.output.out_features)
+    problems: list[str] = []
+
+    def refuse(client: Client, problem: str) -> None:
+        problems.append(f"client {client} {problem}")
+        print(f"private: {problems[-1]}", flush=True)
+
+    request = content(get_weights(head))
+    request["config"] = task_record(roster.prepared.task.labels)
+    able = [roster.clients[number] for number in roster.able()]
+    total, size = np.zeros(mechanism.length), 0
+    summed: list[int] = []
+    requests: dict[Client, RecordDict] = dict.fromkeys(able, request)
+    for client, reply in ask(grid, "private", requests, settings.round_deadline, refuse):
+        try:
+            vector = weights_of(reply)["private"].astype(np.float64)
+            if vector.shape != total.shape or not np.isfinite(vector).all():
+                raise ValueError("of another shape or not finite")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            refuse(client, f"sent sums that are {error}")
+            continue
+        # By client the bound does not hang on the client's word; by clip it cannot be seen in a sum, and does.
+        total += mechanism.bounded(vector)
+        size = payload_bytes(reply)
+        summed.append(client.number)
+    if len(summed) < settings.min_replies:
+        raise WordflockError(f"{len(summed)} clients sent usable sums, and {settings.min_replies} are needed.")
+    return PrivateRound(mechanism.solve(mechanism.noisy(total, generator)), mechanism, summed, size, problems)
