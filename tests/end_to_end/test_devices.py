@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flock import COMMAND, Proxy, Started, family, free_port, kill, random_encoder, runs, tones
+from flock import Proxy, Started, family, free_port, kill, random_encoder, runs, tones
 
 from wordflock.certificates import make_certificates
 from wordflock.checkpoint import load_checkpoint
@@ -180,40 +179,47 @@ if os.environ.get("WORDFLOCK_APP") == "clientapp":
 """
 
 
+def own_client(flock: Flock, name: str, factor: str = "") -> Started:
+    """A client with recordings of its own, which multiplies what it learns by `factor` where there is one."""
+    own = tones(flock.folder / f"{name}-data", ["0000beef"], takes=10, seed=len(name))
+    environment = {}
+    if factor:
+        harm = flock.folder / f"{name}-harm"
+        harm.mkdir()
+        (harm / "sitecustomize.py").write_text(HARM.format(factor=factor))
+        environment["PYTHONPATH"] = f"{harm}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    flock.clients[name] = flock.client(name, "--data", own, "--name", name, environment=environment)
+    return flock.clients[name]
+
+
 def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
-    rest = ["--rounds", 8, "--clients-per-round", 9, "--upload", "float16"]
-    with flock.server("rough", *rest, **{"round-deadline": 30}) as server:
-        server.wait_for("round 1: accuracy")
-        extra = {}
-        for name, factor in {"late": "1", "nan": "float('nan')", "huge": "1e6"}.items():
-            own = tones(flock.folder / name, ["0000beef"], takes=10, seed=len(name))
-            harm = flock.folder / f"{name}-harm"
-            harm.mkdir()
-            (harm / "sitecustomize.py").write_text(HARM.format(factor=factor))
-            path = f"{harm}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-            arguments = ["--data", own, "--name", name]
-            extra[name] = flock.client(name, *arguments, environment={} if name == "late" else {"PYTHONPATH": path})
-        flock.clients |= extra
+    harmful = [own_client(flock, "nan", "float('nan')"), own_client(flock, "huge", "1e6")]
+    for client in harmful:
+        client.wait_for("clips ready")
+    options = {"rounds": 10, "clients-per-round": 9, "upload": "float16", "min-clients": 5, "round-deadline": 30}
+    with flock.server("rough", **options) as server:
         server.wait_for(r"client \d+ \(nan\) sent numbers that are not finite")
-        server.wait_for(
-            r"client \d+ \(huge\) sent an update of norm|client \d+ \(huge\) sent numbers that are not finite"
-        )
-        for name in ("nan", "huge"):
-            extra[name].stop()
-        flock.clients["client-1"].wait_for(r"round \d+: training", times=len(flock.history("rough")) + 5)
+        server.wait_for(r"client \d+ \(huge\) sent numbers that are not finite")  # as float16, they are infinite
+        server.wait_for("round 1: accuracy")
+        for client in harmful:
+            client.stop()
+        own_client(flock, "late").wait_for("connected to")
+        done = len(flock.history("rough"))
+        flock.clients["client-1"].wait_for(rf"round {done + 2}: training")
         flock.clients["client-1"].pull_the_plug()
-        server.wait_for(r"client 1 (did not answer in time|failed)")
-        flock.proxy.cut()
         cut = flock.clients["client-2"]
-        cut.wait_for("does not answer; trying again", times=cut.output.count("does not answer; trying again"))
+        before = cut.output.count("trying again")
+        flock.proxy.cut()
+        cut.wait_for("trying again", times=before + 1)
         flock.proxy.mend()
+        server.wait_for(r"client 1 (did not answer in time|failed)")
         assert server.wait() == 0, server.output
     history = flock.history("rough")
-    assert [line["round"] for line in history] == list(range(1, 9))
+    assert [line["round"] for line in history] == list(range(1, 11))
     late = next(number for line in history for number in line["clients"] if number > 2)
     assert late in history[-1]["clients"]
     assert 2 in history[-1]["clients"], "the client behind the cut network is back"
-    assert all(len(line["clients"]) <= 4 for line in history), "harmful heads count in no round"
+    assert all(set(line["clients"]) <= {0, 1, 2, late} for line in history), "harmful heads count in no round"
     metrics = json.loads((flock.run("rough") / "metrics.json").read_text())
     assert metrics["refused"] >= 3
     assert metrics["test"]["accuracy"] > 0.8
@@ -242,10 +248,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
     assert str(tmp_path / "empty") in said
     data = tones(tmp_path / "data", SPEAKERS[:2], takes=1)
     encoder = random_encoder(tmp_path / "encoder.safetensors")
-    started = time.monotonic()
     own = ["--data", data, "--encoder", encoder, "--window", 0.4, "--give-up-after", 2]
     with Started(tmp_path, "lonely", *server, *own) as lonely:
         assert lonely.wait(60) == 2
     assert re.search(r"No server at 127\.0\.0\.1:\d+ for \d+ s .*; giving up\.", lonely.output)
-    assert time.monotonic() - started < 60
-    assert COMMAND

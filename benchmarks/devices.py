@@ -1,0 +1,143 @@
+"""What a federation costs a device: seconds to encode and train on one core, memory in a round, bytes on the network.
+
+    python benchmarks/devices.py --data speech_commands_mini.tar
+
+Needs Linux (processor affinity, /proc). The figures are in devices.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CLIPS = 850  # the client that the seed system gives its figure for: 19 minutes an epoch on a Raspberry Pi
+COMMAND = [sys.executable, "-c", "from wordflock.cli import main; main()"]
+
+
+def main() -> None:
+    """Measure everything and print it as one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="a Speech Commands data set")
+    parser.add_argument("--cache", default="", help="a cache whose features may be used for the runs")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        cache = given.cache or str(folder / "cache")
+        figures = {"one core": one_core(given.data, folder)}
+        figures["devices"] = devices(given.data, cache, folder)
+        figures["upload"] = {kind: upload(given.data, cache, folder, kind) for kind in ("float32", "float16")}
+    print(json.dumps(figures, indent=2))
+
+
+def one_core(data: str, folder: Path) -> dict[str, float]:
+    """Encode 850 clips once and train for two epochs, in a process that may use one core."""
+    code = f"""
+import os, time
+os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}})
+import numpy as np, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from wordflock.features import encode_clips, feature_spec
+from wordflock.prepare import load_table
+from wordflock.settings import FederationSettings
+from wordflock.task import choose_task, examples
+from wordflock.head import build_head
+from wordflock.training import make_optimizer, train_epoch
+from wordflock.federation.client_app import local_recipe
+settings = FederationSettings(data={data!r}, cache={str(folder / "one-core")!r})
+table = load_table(settings)
+task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
+those = examples(table, task, "train", 0)
+chosen = np.random.default_rng(0).permutation(len(those.clips))[:{CLIPS}]
+spec = feature_spec(settings.encoder, settings.window, settings.layer)
+clips, labels = [those.clips[i] for i in chosen], [those.labels[i] for i in chosen]
+out = {{"clips": len(clips)}}
+wall, cpu = time.perf_counter(), time.process_time()
+features = encode_clips(clips, labels, spec, Path(settings.cache), "cpu")
+out |= {{"encode seconds": time.perf_counter() - wall, "encode processor seconds": time.process_time() - cpu}}
+_, frames, width = features.array.shape
+head = build_head(settings.head, frames, width, len(task.labels), seed=0)
+recipe = local_recipe(settings, 1)
+optimizer = make_optimizer(head, recipe)
+for epoch in range(2):
+    wall, cpu = time.perf_counter(), time.process_time()
+    train_epoch(head, optimizer, features, recipe, np.random.default_rng(epoch), epoch=epoch)
+out |= {{"epoch seconds": time.perf_counter() - wall, "epoch processor seconds": time.process_time() - cpu}}
+import json; print(json.dumps(out))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def devices(data: str, cache: str, folder: Path) -> dict[str, object]:
+    """A server and two clients of 20; the memory of a client's processes while a round runs, and what it sends."""
+    shared = ["--data", data, "--cache", cache, "--clients", "20"]
+    server = [*COMMAND, "server", "--listen", "127.0.0.1:18765", "--runs", str(folder), "--name", "run", *shared]
+    output = (folder / "server.out").open("w")
+    started = [subprocess.Popen([*server, "--rounds", "3"], stdout=output, stderr=output)]
+    try:
+        for cid in range(2):
+            client = [*COMMAND, "client", "--server", "127.0.0.1:18765", "--cid", str(cid), *shared]
+            started.append(subprocess.Popen(client, stdout=subprocess.DEVNULL))
+        most: dict[str, float] = {}
+        while started[0].poll() is None:
+            now = memory(started[1].pid)
+            if now.get("own MB", 0) > most.get("own MB", 0):
+                most = now
+            time.sleep(0.1)
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait()
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (folder / "run" / "history.jsonl").read_text().splitlines()]
+    return {
+        "most memory of a client": most,
+        "clients": metrics["clients"],
+        "seconds a round": [line["seconds"] for line in lines],
+    }
+
+
+def memory(pid: int) -> dict[str, float]:
+    """Memory of a process and its descendants: own (nobody else's) pages, and their share of libraries and files."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    total = {"processes": float(len(found)), "own MB": 0.0, "libraries MB": 0.0}
+    for each in found:
+        try:
+            text = Path(f"/proc/{each}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        kilobytes = {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+        total["own MB"] += kilobytes.get("Pss_Anon", 0) / 1000
+        total["libraries MB"] += (kilobytes.get("Pss", 0) - kilobytes.get("Pss_Anon", 0)) / 1000
+    return total
+
+
+def upload(data: str, cache: str, folder: Path, kind: str) -> dict[str, float]:
+    """Test accuracy and bytes of a simulation whose clients send in float32 or float16."""
+    options = ["--data", data, "--cache", cache, "--clients", "20", "--rounds", "8", "--runs", str(folder)]
+    command = [*COMMAND, "simulate", "--name", kind, "--upload", kind, *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    metrics = json.loads((folder / kind / "metrics.json").read_text())
+    last = json.loads((folder / kind / "history.jsonl").read_text().splitlines()[-1])
+    return {"test accuracy": metrics["test"]["accuracy"], "bytes up": last["bytes_up"], "rounds": metrics["rounds"]}
+
+
+if __name__ == "__main__":
+    main()
