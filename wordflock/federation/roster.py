@@ -66,10 +66,11 @@ class Roster:
         before = self.connected
         self.connected = set(self.grid.get_node_ids())
         self._turned_away &= self.connected  # one that comes back may have mended its ways
-        for client in self.clients.values():
-            if client.node in before - self.connected:
+        gone, back = before - self.connected, self.connected - before if before else set()
+        for client in self.clients.values() if gone or back else ():
+            if client.node in gone:
                 print(f"client {client} is gone")
-            elif client.node in self.connected - before and before:
+            elif client.node in back:
                 print(f"client {client} is back")
         now = time.monotonic()
         patience = INTRODUCTION if self._devices else self.settings.round_deadline
@@ -81,9 +82,9 @@ class Roster:
         self._asked |= {i: (node, now) for i, node in zip(self.grid.push_messages(queries), new, strict=True)}
         if self._asked:
             for reply in self.grid.pull_messages(list(self._asked)):
-                node, _ = self._asked.pop(reply.metadata.reply_to_message_id, (0, 0.0))
-                if node:
-                    self._welcome(node, reply)
+                # The answer's own sender: Flower does not number messages in the order in which it was given them.
+                if self._asked.pop(reply.metadata.reply_to_message_id, None) is not None:
+                    self._welcome(reply.metadata.src_node_id, reply)
 
     def gather(self, least: int, seconds: float) -> None:
         """Wait until `least` clients can train and every node that is there has said who it is.
@@ -171,28 +172,60 @@ class Roster:
 
 def collect(grid: Grid, messages: Sequence[Message], seconds: float, what: Callable[[list[int]], str]) -> list[Message]:
     """Send messages and return the replies that come within `seconds`; `what` says which nodes are waited for."""
+    return [reply for reply in answers(grid, messages, seconds, what) if reply is not None]
+
+
+def answers(
+    grid: Grid,
+    messages: Sequence[Message],
+    seconds: float,
+    what: Callable[[list[int]], str],
+    at_a_time: int | None = None,
+) -> Iterator[Message | None]:
+    """Send messages and yield the reply to each, in their order; None for one that does not come within `seconds`.
+
+    At most `at_a_time` messages are ahead of the reply that is yielded next, so that no more replies than that are held
+    here (default: all; what waits for slow devices must not wait for the others to be asked).
+    """
+    at_a_time = at_a_time or len(messages)
+    missing: dict[str, int] = {}  # message to its place
+    early: dict[int, Message] = {}  # replies that have others to wait for, by place
+    sent = yielded = 0
     nodes = [message.metadata.dst_node_id for message in messages]
-    missing = dict(zip(grid.push_messages(messages), nodes, strict=True))
-    replies: list[Message] = []
-    for _ in waiting(seconds, lambda: what(list(missing.values()))):
+    for moved in waiting(seconds, lambda: what([nodes[place] for place in missing.values()])):
+        ahead = messages[sent : yielded + at_a_time]
+        missing.update(zip(grid.push_messages(ahead), range(sent, sent + len(ahead)), strict=True))
+        sent += len(ahead)
         for reply in grid.pull_messages(list(missing)):
             # Of two replies to one message the second is nobody's.
-            if missing.pop(reply.metadata.reply_to_message_id, None) is not None:
-                replies.append(reply)
-        if not missing:
-            break
-    return replies
+            if (place := missing.pop(reply.metadata.reply_to_message_id, None)) is not None:
+                early[place] = reply
+                moved()
+        while yielded in early:
+            yield early.pop(yielded)
+            yielded += 1
+        if yielded == len(messages):
+            return
+    yield from (early.get(place) for place in range(yielded, len(messages)))
 
 
-def waiting(seconds: float, what: Callable[[], str]) -> Iterator[None]:
-    """Come back again and again, for at most `seconds`: at once at first, then ever more slowly."""
-    started = said = time.monotonic()
+def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """Come back again and again, for at most `seconds`: at once at first, then ever more slowly.
+
+    Yields what is to be called when something has come, after which more is looked for at once.
+    """
+    started = said = last = time.monotonic()
+
+    def moved() -> None:
+        nonlocal last
+        last = time.monotonic()
+
     while True:
-        yield
+        yield moved
         now = time.monotonic()
         if now - started >= seconds:
             return
         if now - said >= REMINDER:
             said = now
             print(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)", flush=True)
-        time.sleep(min(LONGEST_PAUSE, 0.002 + 0.05 * (now - started), seconds - (now - started)))
+        time.sleep(min(LONGEST_PAUSE, 0.002 + 0.05 * (now - last), seconds - (now - started)))

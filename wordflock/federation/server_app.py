@@ -24,9 +24,9 @@ from wordflock.federation.exact import exact_round
 from wordflock.federation.members import federation, server_side
 from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
 from wordflock.federation.private import private_round
-from wordflock.federation.roster import Roster, collect
+from wordflock.federation.roster import Roster, answers, collect
 from wordflock.federation.server import alive, hold
-from wordflock.federation.strategy import aggregate, get_state, make_strategy, set_state, train_messages
+from wordflock.federation.strategy import Replies, aggregate, get_state, make_strategy, set_state, train_messages
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head import Head, count_parameters
 from wordflock.metrics import Score
@@ -38,6 +38,7 @@ from wordflock.training import evaluate_head, put_solution
 
 ATTEMPTS = 3  # at one round, each with other clients
 LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
+AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
 NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
 
 app = ServerApp()
@@ -172,16 +173,15 @@ def _averaged_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
 ) -> Outcome:
     """Clients train the head, and the strategy makes one of theirs."""
-    replies, problems = _train_round(grid, roster, settings, strategy, number, weights)
-    messages = [reply.message for reply in replies]
+    replies, costs, problems = _train_round(grid, roster, settings, strategy, number, weights)
     return Outcome(
-        weights=aggregate(strategy, number, messages),
-        loss=_mean(messages, "loss"),
-        clients=[reply.client for reply in replies],
-        bytes_up=sum(reply.cost["bytes_up"] for reply in replies) // len(replies),
+        weights=aggregate(strategy, number, replies),
+        loss=_mean(replies, "loss"),
+        clients=[cost["client"] for cost in costs],
+        bytes_up=sum(cost["bytes_up"] for cost in costs) // len(costs),
         bytes_down=sum(array.nbytes for array in weights.values()),
         problems=problems,
-        costs=[reply.cost for reply in replies],
+        costs=costs,
     )
 
 
@@ -204,19 +204,13 @@ def _exact_round(grid: Grid, roster: Roster, settings: FederationSettings, head:
     return Outcome(weights, None, result.clients, result.bytes_up, down, result.problems, [])
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A client's head that passed every check, stripped of all that aggregation does not use."""
-
-    client: int
-    message: Message
-    cost: dict[str, Any]
-
-
 def _train_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> tuple[list[Reply], list[str]]:
-    """The usable replies of a round, in the order of the clients' numbers, and what was wrong with the others."""
+) -> tuple[list[Message], list[dict[str, Any]], list[str]]:
+    """The heads of a round that passed every check, what they cost their clients, and what was wrong with the others.
+
+    Heads are taken in in the order of the clients' numbers, whenever they come.
+    """
     quorum = min(settings.min_replies, settings.clients_per_round)
     problems: list[str] = []
     for attempt in range(ATTEMPTS):
@@ -228,26 +222,26 @@ def _train_round(
         by_node = {client.node: client for client in chosen}
         config = task_record(roster.prepared.task.labels)
         messages = train_messages(strategy, number, weights, list(by_node), config)
+        messages.sort(key=lambda message, by_node=by_node: by_node[message.metadata.dst_node_id].number)  # type: ignore[misc]
         for message in messages:
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
-        replies = {
-            reply.metadata.src_node_id: reply
-            for reply in collect(
-                grid,
-                messages,
-                settings.round_deadline,
-                lambda nodes, by_node=by_node: (  # type: ignore[misc]
-                    f"for round {number} of clients {', '.join(sorted(str(by_node[node]) for node in nodes))}"
-                ),
-            )
-        }
-        good = []
-        roster.late = {client.number for client in chosen if client.node not in replies}
-        for client in chosen:
-            reply = replies.get(client.node)
+        bytes_down = sum(array.nbytes for array in weights.values())
+        good, costs, late = Replies(), list[dict[str, Any]](), set[int]()
+        came = answers(
+            grid,
+            messages,
+            settings.round_deadline,
+            lambda nodes, by_node=by_node: (  # type: ignore[misc]
+                f"for round {number} of clients {', '.join(sorted(str(by_node[node]) for node in nodes))}"
+            ),
+            None if isinstance(settings, ServerSettings) else AHEAD,
+        )
+        for client, reply in zip(chosen, came, strict=True):
             problem, size = "did not answer in time", 0
-            if reply is not None:
+            if reply is None:
+                late.add(client.number)
+            else:
                 size = payload_bytes(reply) if reply.has_content() and "arrays" in reply.content else 0
                 widen(reply, weights)
                 problem = check_reply(reply, weights, client.clips)
@@ -255,14 +249,14 @@ def _train_round(
                 problems.append(f"client {client} {problem}")
                 print(f"round {number}: {problems[-1]}", flush=True)
             elif reply is not None:
-                cost = cost_of(client.number, reply, size, sum(array.nbytes for array in weights.values()))
-                reply.content = content(
-                    weights_of(reply), num_examples=client.clips, loss=metric(reply, "loss"), client=client.number
-                )
-                good.append(Reply(client.number, reply, cost))
-        if len(good) >= quorum:
-            return good, problems
-        print(f"round {number}: {len(good)} of {len(chosen)} clients answered well, too few; again with others")
+                costs.append(cost_of(client.number, reply, size, bytes_down))
+                # Stripped of all that aggregation does not use.
+                reply.content = content(weights_of(reply), num_examples=client.clips, loss=metric(reply, "loss"))
+                good.add(reply)
+        roster.late = late
+        if len(costs) >= quorum:
+            return good.messages(), costs, problems
+        print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few; again with others")
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
 
 

@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, aggregate_metricrecords
 from numpy.typing import NDArray
 
-from wordflock.federation.messages import Weights, to_record
+from wordflock.federation.messages import Weights, metric, to_record
 from wordflock.settings import FederationSettings
 
 SLOTS = ("momentum_vector", "m_t", "v_t")  # where Flower's strategies keep their optimizer's state
+CLIPS = "num-examples"  # what they weigh heads by
+HELD = 64  # heads that a server holds together
 
 
 def make_strategy(settings: FederationSettings) -> FedAvg:
@@ -66,6 +69,38 @@ def aggregate(strategy: FedAvg, number: int, replies: Sequence[Message]) -> dict
     assert arrays is not None
     # Adaptive strategies compute in float64 where numpy's scalars make them.
     return {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
+
+
+class Replies:
+    """The replies of a round, of which no more than `HELD` are kept, however many clients there are.
+
+    When so many are there they become one: their mean weighted by clips, with the clips of all of them, from which
+    a strategy computes the same mean of the whole round. All strategies above begin with that mean; one that needs
+    every client's head (a median, say) needs rounds of up to `HELD` clients.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Message] = []
+
+    def add(self, reply: Message) -> None:
+        """Take a reply in; they must come in a fixed order, for sums of floating-point numbers depend on it."""
+        if len(self._held) == HELD:
+            self._fold()
+        self._held.append(reply)
+
+    def messages(self) -> list[Message]:
+        """What is left of the replies."""
+        return self._held
+
+    def _fold(self) -> None:
+        contents = [message.content for message in self._held]
+        first = self._held[0]
+        clips = sum(metric(message, CLIPS) for message in self._held)
+        mean = aggregate_metricrecords(contents, CLIPS)
+        first.content = RecordDict(
+            {"arrays": aggregate_arrayrecords(contents, CLIPS), "metrics": MetricRecord({**mean, CLIPS: int(clips)})}
+        )
+        self._held = [first]
 
 
 def get_state(strategy: FedAvg) -> dict[str, NDArray[Any]]:
