@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import select
@@ -35,6 +36,7 @@ class Started:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     def __enter__(self) -> Started:
@@ -82,6 +84,11 @@ class Started:
         """Kill it and all that it started, at once: no goodbye to the server."""
         kill(family(self.process.pid))
         self.process.wait()
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process with the tests, even where those are killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def kill(pids: list[int]) -> None:

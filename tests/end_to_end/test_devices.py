@@ -46,7 +46,7 @@ class Flock:
         given = [part for key, value in {**shared, **options}.items() for part in (f"--{key}", value)]
         safe = ["--certificates", self.folder / "tls", "--require-keys", self.folder / "tls" / "keys"]
         where = ["--runs", self.folder / "runs", "--name", name, "--data", self.data, "--clients", 3]
-        arguments = (*given, *safe, *where, *self.features, *TASK, *TRAINING, *arguments)
+        arguments = (*safe, *where, *self.features, *TASK, *TRAINING, *given, *arguments)
         return Started(self.folder, name, "server", *arguments)
 
     def client(

@@ -150,26 +150,31 @@ def _superexec() -> None:
     program = {"serverapp": flwr_serverapp, "clientapp": flwr_clientapp}[kind]
     expected = {"serverapp": TaskType.SERVER_APP, "clientapp": TaskType.CLIENT_APP}[kind]
 
+    running: list[int] = []
+
     def launch(executor: SubprocessExecutor, spec: ExecutionSpec) -> LaunchResult:
         if spec.task_type != expected:
             return LaunchResult.failed(f"{spec.task_type} is nothing that Wordflock runs")
+        # Flower handles one message after the other. Who is still at an earlier one waits for data of a run that ended.
+        running[:] = [pid for pid in running if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        for pid in running:
+            os.kill(pid, signal.SIGTERM)
         sys.stdout.flush()
         sys.stderr.flush()
-        if os.fork() == 0:
+        if (pid := os.fork()) == 0:
             _run_forked(program, spec.runtime_api_address, spec.token, spec.root_certificates_path)
+        running.append(pid)
         return LaunchResult.accepted()
 
     setattr(SubprocessExecutor, "launch", launch)  # noqa: B010
     # Flower's log is for the log, and what the app prints for users. Flower mixes the two unless it cannot.
     log = logging.getLogger("flwr")
     log.handlers, log.propagate = [logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))], False
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended children leave no trace
     flower_superexec()
 
 
 def _run_forked(program: Callable[[], None], address: str, token: str, ca: str | None) -> NoReturn:
     """Run an app in a process just forked, and end the process with it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _end_with_parent()
     sys.argv = [f"flwr-{os.environ[KIND]}", "--runtime-api-address", address, "--token", token]
     sys.argv += ["--insecure"] if ca is None else ["--root-certificates", ca]

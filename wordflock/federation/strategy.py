@@ -58,9 +58,12 @@ class Cohort:
 def train_messages(
     strategy: FedAvg, number: int, weights: Weights, node_ids: Sequence[int], config: ConfigRecord | None = None
 ) -> list[Message]:
-    """The strategy's messages to the clients of round `number`."""
+    """The strategy's messages to the clients of round `number`, one a node, in the order of `node_ids`."""
     cohort = cast(Grid, Cohort(node_ids))
-    return list(strategy.configure_train(number, to_record(weights), config or ConfigRecord(), cohort))
+    messages = strategy.configure_train(number, to_record(weights), config or ConfigRecord(), cohort)
+    # Flower's strategies shuffle the nodes, by a generator that nobody has seeded.
+    places = {node: place for place, node in enumerate(node_ids)}
+    return sorted(messages, key=lambda message: places[message.metadata.dst_node_id])
 
 
 def aggregate(strategy: FedAvg, number: int, replies: Sequence[Message]) -> dict[str, NDArray[np.float32]]:
