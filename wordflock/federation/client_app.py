@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from wordflock.checkpoint import get_weights, set_weights
 from wordflock.closed_form import Moments, Scale, Sums
 from wordflock.errors import WordflockError
+from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device, processor_name
 from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import content, half_update, labels_of, weights_of
@@ -56,6 +57,22 @@ def train(message: Message, context: Context) -> Message:
     """Train the head for the local epochs."""
     started = time.perf_counter()
     member, settings = _who(message, context)
+    weights, loss = _trained(message, member, settings)
+    trained = content(
+        half_update(weights, weights_of(message)) if settings.upload == "float16" else weights,
+        client=member.client,
+        num_examples=len(member.train),
+        loss=loss,
+        seconds=time.perf_counter() - started,
+        peak_memory=_peak_memory(),
+    )
+    return Message(trained, reply_to=message)
+
+
+def _trained(
+    message: Message, member: Member, settings: FederationSettings
+) -> tuple[dict[str, NDArray[np.float32]], float]:
+    """The head after the local epochs, and the last one's loss."""
     config = message.content.config_records["config"]
     number, proximal = config["server-round"], config.get("proximal-mu", 0.0)
     assert isinstance(number, int) and isinstance(proximal, float)
@@ -67,42 +84,68 @@ def train(message: Message, context: Context) -> Message:
     for epoch in range(recipe.epochs):
         generator = numpy_generator(settings.seed, "round", number, "client", member.client, "epoch", epoch)
         loss = train_epoch(head, optimizer, member.train, recipe, generator, epoch=epoch, anchor=anchor)
-    weights = get_weights(head)
-    trained = content(
-        half_update(weights, received) if settings.upload == "float16" else weights,
-        client=member.client,
-        num_examples=len(member.train),
-        loss=loss,
-        seconds=time.perf_counter() - started,
-        peak_memory=_peak_memory(),
-    )
-    return Message(trained, reply_to=message)
+    return get_weights(head), loss
 
 
 @app.train("moments")
 def moments(message: Message, context: Context) -> Message:
     """The moments of what the head's last layer sees of the clips: the first half of the exact strategy."""
     member, settings = _who(message, context)
-    z = pool(_untrained(message, member, settings), member.train)
-    return Message(content(Moments.of(z, member.train.labels, len(member.labels)).packed()), reply_to=message)
+    return Message(content(_moments(message, member, settings).packed()), reply_to=message)
 
 
 @app.train("sums")
 def sums(message: Message, context: Context) -> Message:
     """The sums over the clips, standardised as the server says: the second half of the exact strategy."""
     member, settings = _who(message, context)
-    z = pool(_untrained(message, member, settings), member.train)
-    own = Sums.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
-    return Message(content(own.packed(settings.sums_type)), reply_to=message)
+    return Message(content(_sums(message, member, settings).packed(settings.sums_type)), reply_to=message)
 
 
 @app.train("private")
 def private(message: Message, context: Context) -> Message:
     """The bounded sums over the clips, to which the server adds noise before it uses them."""
     member, settings = _who(message, context)
-    z = pool(_untrained(message, member, settings), member.train)
-    mechanism = PrivateSums.of(settings, z.shape[1], len(member.labels))
-    return Message(content({"private": mechanism.contribution(z, member.train.labels)}), reply_to=message)
+    return Message(content({"private": _private(message, member, settings)}), reply_to=message)
+
+
+@app.train("keys")
+def keys(message: Message, context: Context) -> Message:
+    """The first of four messages of a secure sum: this client's public keys."""
+    return secure_sum.make_keys(message, context)
+
+
+@app.train("shares")
+def shares(message: Message, context: Context) -> Message:
+    """The second: shares of its secrets for its neighbours."""
+    return secure_sum.share_secrets(message, context, _who(message, context)[0].client)
+
+
+@app.train("masked")
+def masked(message: Message, context: Context) -> Message:
+    """The third: what the server would get without secure sums, masked."""
+    member, settings = _who(message, context)
+    match message.content.config_records["secure"]["what"]:
+        case "moments":
+            vector = secure_sum.joined(_moments(message, member, settings).packed())
+        case "sums":
+            sums = _sums(message, member, settings)
+            vector = secure_sum.joined({"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+        case "private":
+            vector = _private(message, member, settings)
+        case "train":
+            received, clips = weights_of(message), len(member.train)
+            weights, loss = _trained(message, member, settings)
+            update = {name: (weights[name].astype(np.float64) - received[name]) * clips for name in received}
+            vector = np.append(secure_sum.joined(update), [clips, clips * loss])
+        case what:
+            raise WordflockError(f"there is no secure sum of {what!r}")
+    return secure_sum.masked(message, context, member.client, vector)
+
+
+@app.train("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """The last: what takes the masks off the total."""
+    return secure_sum.unmask(message, context, _who(message, context)[0].client)
 
 
 @app.evaluate()
@@ -138,6 +181,21 @@ def _who(message: Message, context: Context) -> tuple[Member, FederationSettings
         member = Member(device.client, train, held_back, labels, device.spec, device.name, device.encode_seconds)
         return member, settings
     return federation(settings).members[int(context.node_config["partition-id"])], settings
+
+
+def _moments(message: Message, member: Member, settings: FederationSettings) -> Moments:
+    z = pool(_untrained(message, member, settings), member.train)
+    return Moments.of(z, member.train.labels, len(member.labels))
+
+
+def _sums(message: Message, member: Member, settings: FederationSettings) -> Sums:
+    z = pool(_untrained(message, member, settings), member.train)
+    return Sums.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
+
+
+def _private(message: Message, member: Member, settings: FederationSettings) -> NDArray[np.float64]:
+    z = pool(_untrained(message, member, settings), member.train)
+    return PrivateSums.of(settings, z.shape[1], len(member.labels)).contribution(z, member.train.labels)
 
 
 def _untrained(message: Message, member: Member, settings: FederationSettings) -> Head:

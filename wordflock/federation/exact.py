@@ -7,24 +7,25 @@ than a few clients' sums, whatever their number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MessageType
+from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from wordflock.checkpoint import get_weights
 from wordflock.closed_form import Moments, Scale, Solution, Sums, solve
 from wordflock.errors import WordflockError
+from wordflock.federation.asking import ask
 from wordflock.federation.messages import content, payload_bytes, task_record, weights_of
-from wordflock.federation.roster import Client, Roster, collect
+from wordflock.federation.roster import Client, Roster
+from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.head import Head
 from wordflock.settings import FederationSettings
-
-AT_A_TIME = 16  # clients whose sums the server holds together
 
 
 @dataclass(frozen=True)
@@ -55,38 +56,56 @@ def exact_round(
     problems: list[str] = []
     sizes: dict[int, int] = {}
 
-    def ask(what: str, clients: Sequence[Client], arrays: dict[str, NDArray[Any]]) -> Iterator[tuple[Client, Message]]:
+    def asked(
+        what: str, clients: Sequence[Client], arrays: dict[str, NDArray[Any]]
+    ) -> Iterator[tuple[Client, Message]]:
         """The clients that answered, in the order of their numbers, and their answers."""
         request = content({**weights, **arrays})
         request["config"] = task_record(roster.prepared.task.labels)
-        for start in range(0, len(clients), AT_A_TIME):
-            some = clients[start : start + AT_A_TIME]
-            messages = [
-                Message(request, client.node, f"{MessageType.TRAIN}.{what}", ttl=settings.round_deadline)
-                for client in some
-            ]
-            came = collect(grid, messages, settings.round_deadline, lambda nodes: f"for the {what} of {len(nodes)}")
-            replies = {reply.metadata.src_node_id: reply for reply in came}
-            for client in some:
-                reply = replies.get(client.node)
-                if reply is None or reply.has_error():
-                    refuse(client, "did not answer in time" if reply is None else f"failed: {reply.error.reason}")
-                    continue
-                sizes[client.number] = sizes.get(client.number, 0) + payload_bytes(reply)
-                yield client, reply
+        requests = dict.fromkeys(clients, request)
+        for client, reply in ask(grid, what, requests, settings.round_deadline, refuse):
+            sizes[client.number] = sizes.get(client.number, 0) + payload_bytes(reply)
+            yield client, reply
 
     def refuse(client: Client, problem: str) -> None:
         problems.append(f"client {client} {problem}")
         print(f"exact: {problems[-1]}", flush=True)
 
+    def done(scale: Scale, total: Sums, clients: Sequence[Client]) -> ExactRound:
+        numbers = [client.number for client in clients]
+        up = sum(sizes[number] for number in numbers) // len(numbers)
+        return ExactRound(solve(total, scale), scale, total, numbers, up, problems)
+
     def enough(clients: Sequence[Client]) -> None:
         if len(clients) < settings.min_replies:
             raise WordflockError(f"{len(clients)} clients sent usable sums, and {settings.min_replies} are needed.")
 
+    def securely(
+        what: str, clients: Sequence[Client], arrays: dict[str, NDArray[Any]], shapes: dict[str, tuple[int, ...]]
+    ) -> tuple[dict[str, NDArray[Any]], list[Client]]:
+        """The total of the clients' arrays, with "counts" among them, and whose they are."""
+        request = content({**weights, **arrays})
+        request["config"] = task_record(roster.prepared.task.labels)
+        length = sum(math.prod(shape) for shape in shapes.values())
+        came = secure_total(grid, clients, what, request, length, settings.round_deadline, refuse)
+        enough(came.clients)
+        total = parted(came.total, shapes)
+        if total["counts"].sum() != sum(client.clips for client in came.clients):
+            raise WordflockError(f"The total of the {what} counts other clips than its clients have: some client lied.")
+        for client in came.clients:
+            sizes[client.number] = sizes.get(client.number, 0) + came.bytes_up
+        return total, came.clients
+
     able = [roster.clients[number] for number in roster.able()]
+    if settings.secure_sums:
+        total, clients = securely("moments", able, {}, {"counts": (labels,), "total": (size,), "squares": (size,)})
+        scale = Moments(**total).scale()
+        shapes = {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
+        total, clients = securely("sums", clients, scale.packed(), shapes)
+        return done(scale, Sums(**total), clients)
     moments = Moments(np.zeros(labels), np.zeros(size), np.zeros(size))
     known: list[Client] = []
-    for client, reply in ask("moments", able, {}):
+    for client, reply in asked("moments", able, {}):
         try:
             arrays = weights_of(reply)
             theirs = Moments.unpacked(arrays, size, labels)
@@ -101,9 +120,9 @@ def exact_round(
     enough(known)
     scale = moments.scale()
 
-    total = Sums(np.zeros((size + 1) * (size + 2) // 2), np.zeros((size + 1, labels)), np.zeros(labels))
+    summing = Sums(np.zeros((size + 1) * (size + 2) // 2), np.zeros((size + 1, labels)), np.zeros(labels))
     summed: list[Client] = []
-    for client, reply in ask("sums", known, scale.packed()):
+    for client, reply in asked("sums", known, scale.packed()):
         try:
             sums = Sums.unpacked(weights_of(reply), size, labels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -112,10 +131,8 @@ def exact_round(
         if sums.counts.sum() != client.clips:
             refuse(client, f"sent sums over {sums.counts.sum():.0f} clips, and introduced itself with {client.clips}")
             continue
-        total += sums
+        summing += sums
         keep(client.number, sums)
         summed.append(client)
     enough(summed)
-    numbers = [client.number for client in summed]
-    up = sum(sizes[number] for number in numbers) // len(numbers)
-    return ExactRound(solve(total, scale), scale, total, numbers, up, problems)
+    return done(scale, summing, summed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Weights = Mapping[str, NDArray[np.float32]]
 
 
-def content(weights: Mapping[str, NDArray[np.floating]] | None = None, **metrics: float) -> RecordDict:
+def content(weights: Mapping[str, NDArray[np.number]] | None = None, **metrics: float) -> RecordDict:
     """The content of a message: weights under "arrays" and numbers under "metrics", each where there are any."""
     records: dict[str, ArrayRecord | MetricRecord] = {}
     if weights is not None:
@@ -21,7 +21,7 @@ def content(weights: Mapping[str, NDArray[np.floating]] | None = None, **metrics
     return RecordDict(dict(records))
 
 
-def to_record(weights: Mapping[str, NDArray[np.floating]]) -> ArrayRecord:
+def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
     """Weights as they travel."""
     return ArrayRecord({name: Array(array) for name, array in weights.items()})
 
