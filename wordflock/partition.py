@@ -19,55 +19,19 @@ def partition_clips(
 ) -> list[NDArray[np.int64]]:
     """The clips of each client, as indices in rising order; every clip belongs to exactly one client.
 
-    Partitioned by Flower Datasets' partitioners. `speaker`: whole speakers, dealt so that clients have about as many
-    of them each; clips that nobody spoke (silence) are dealt evenly. `iid`, `dirichlet` (by label), `shard` (two shards
-    of the label-sorted clips a client). Raises WordflockError where there are too few speakers or clips.
+    `speaker`: whole speakers, dealt so that clients have about as many of them each; clips that nobody spoke (silence)
+    are dealt evenly. The rest by Flower Datasets' partitioners: `iid`, `dirichlet` (by label), `shard` (two shards of
+    the label-sorted clips a client). Raises WordflockError where there are too few speakers or clips.
     """
-    from datasets import Dataset, disable_progress_bars
-    from flwr_datasets import partitioner as flower
-
-    disable_progress_bars()
-    clients = settings.clients
-    columns = {"clip": np.arange(len(labels)), "label": labels}
-    if settings.partition == "speaker":
-        columns["client"] = _deal_speakers(speakers, settings)
-    by_kind = {
-        "speaker": lambda: flower.NaturalIdPartitioner(partition_by="client"),
-        "iid": lambda: flower.IidPartitioner(num_partitions=clients),
-        "dirichlet": lambda: flower.DirichletPartitioner(
-            num_partitions=clients,
-            partition_by="label",
-            alpha=settings.alpha,
-            min_partition_size=1,
-            seed=settings.seed,
-        ),
-        "shard": lambda: flower.ShardPartitioner(
-            num_partitions=clients, partition_by="label", num_shards_per_partition=2, seed=settings.seed
-        ),
-    }
-    if len(labels) < 2 * clients:
+    if len(labels) < 2 * settings.clients:
         raise WordflockError(
-            f"{len(labels)} training clips are too few for --clients {clients}; ask for fewer clients."
+            f"{len(labels)} training clips are too few for --clients {settings.clients}; ask for fewer clients."
         )
-    partitioner = by_kind[settings.partition]()
-    table = Dataset.from_dict(columns)
-    # Only iid leaves the order as it is, and clips come sorted by word.
-    partitioner.dataset = table.shuffle(seed=settings.seed) if settings.partition == "iid" else table
-    with redirect_stderr(StringIO()):  # some partitioners draw a bar that cannot be switched off
-        try:
-            rows = [list(partitioner.load_partition(client)["clip"]) for client in range(clients)]
-        except ValueError as error:
-            raise WordflockError(
-                f"No partition of {len(labels)} clips among {clients} clients was found with --partition "
-                f"{settings.partition} --alpha {settings.alpha}; take a larger alpha or fewer clients."
-            ) from error
-    # Shards are of equal size; the clips that are too many for that are dealt to the first clients.
-    for place, clip in enumerate(np.setdiff1d(columns["clip"], np.concatenate(rows))):
-        rows[place % clients].append(int(clip))
-    parts = [np.sort(np.array(clips, dtype=np.int64)) for clips in rows]
-    if settings.partition == "speaker":  # the partitioner numbers the clients as they appear
-        parts.sort(key=lambda part: int(columns["client"][part[0]]))
-    return parts
+    if settings.partition == "speaker":
+        owner = _deal_speakers(speakers, settings)
+        order = np.argsort(owner, kind="stable")
+        return np.split(order, np.searchsorted(owner[order], range(1, settings.clients)))
+    return _by_flower(labels, settings)
 
 
 def hold_back(
@@ -92,3 +56,42 @@ def _deal_speakers(speakers: Sequence[str], settings: PartitionSettings) -> NDAr
     owner = {known[speaker]: place % settings.clients for place, speaker in enumerate(shuffled)}
     nobody = iter(generator.permutation(sum(not speaker for speaker in speakers)) % settings.clients)
     return np.array([owner[speaker] if speaker else next(nobody) for speaker in speakers], dtype=np.int64)
+
+
+def _by_flower(labels: NDArray[np.int64], settings: PartitionSettings) -> list[NDArray[np.int64]]:
+    # Here, for they take a second to import, and the usual partition does without.
+    from datasets import Dataset, disable_progress_bars
+    from flwr_datasets import partitioner as flower
+
+    disable_progress_bars()
+    clients = settings.clients
+    by_kind = {
+        "iid": lambda: flower.IidPartitioner(num_partitions=clients),
+        "dirichlet": lambda: flower.DirichletPartitioner(
+            num_partitions=clients,
+            partition_by="label",
+            alpha=settings.alpha,
+            min_partition_size=1,
+            seed=settings.seed,
+        ),
+        "shard": lambda: flower.ShardPartitioner(
+            num_partitions=clients, partition_by="label", num_shards_per_partition=2, seed=settings.seed
+        ),
+    }
+    partitioner = by_kind[settings.partition]()
+    clips = np.arange(len(labels))
+    table = Dataset.from_dict({"clip": clips, "label": labels})
+    # Only iid leaves the order as it is, and clips come sorted by word.
+    partitioner.dataset = table.shuffle(seed=settings.seed) if settings.partition == "iid" else table
+    with redirect_stderr(StringIO()):  # some partitioners draw a bar that cannot be switched off
+        try:
+            rows = [list(partitioner.load_partition(client)["clip"]) for client in range(clients)]
+        except ValueError as error:
+            raise WordflockError(
+                f"No partition of {len(labels)} clips among {clients} clients was found with --partition "
+                f"{settings.partition} --alpha {settings.alpha}; take a larger alpha or fewer clients."
+            ) from error
+    # Shards are of equal size; the clips that are too many for that are dealt to the first clients.
+    for place, clip in enumerate(np.setdiff1d(clips, np.concatenate(rows))):
+        rows[place % clients].append(int(clip))
+    return [np.sort(np.array(part, dtype=np.int64)) for part in rows]
