@@ -215,6 +215,8 @@ def format_privacy(report: dict[str, Any]) -> str:
 
 def check_privacy(settings: HeadSettings) -> None:
     """Raises WordflockError where settings ask for a privacy that they cannot have."""
+    if getattr(settings, "secure_sums", False) and getattr(settings, "keep", "total") != "total":
+        raise WordflockError("--keep client-sums keeps what --secure-sums hides; take one of the two.")
     if settings.dp_epsilon is None:
         return
     if isinstance(settings, TrainSettings) and (settings.strategy != "exact" or settings.dp_unit == "client"):

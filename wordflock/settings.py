@@ -136,7 +136,9 @@ class HeadSettings(Settings):
     dp_epsilon: float | None = option(
         None, "Differential privacy: ε of the whole run, inf for clipping without noise. (default: none)", least=1e-3
     )
-    dp_delta: float = option(1e-5, "δ; should be well below one over the number of units.", least=1e-300, most=0.5)
+    dp_delta: float = option(
+        1e-5, "Chance δ that ε does not hold; should be well below one over the number of units.", least=0, most=0.5
+    )
     dp_unit: str = option("clip", "What is protected: a clip, or all that a client has.", choices=("clip", "client"))
     dp_clip: float | None = option(
         None, "Norm that a unit's contribution is clipped to, a public number. (default: 1, by client 20)", least=1e-9

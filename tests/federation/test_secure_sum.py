@@ -1,5 +1,6 @@
 """Secure sums: the total and nothing else, whoever drops out and whoever lies."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,41 @@ def test_the_exact_strategy(tmp_path, play):
     heads = [load_checkpoint(folder / "best.safetensors").weights for folder in (plain, secure)]
     for name in heads[0]:
         np.testing.assert_allclose(heads[1][name], heads[0][name], atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_rounds(tmp_path, play, strategy):
+    play([20, 30, 17, 22, 25])
+    usual = {"strategy": strategy, "rounds": 2, "local_epochs": 1}
+    plain, secure = (simulate(options(tmp_path, name=str(on), secure_sums=on, **usual)) for on in (False, True))
+    heads = [load_checkpoint(folder / "last.safetensors").weights for folder in (plain, secure)]
+    tolerance = 1e-5 if strategy == "fedavg" else 1e-3  # Adam divides by what may be nearly nothing
+    for name in heads[0]:
+        np.testing.assert_allclose(heads[1][name], heads[0][name], atol=tolerance)
+
+
+def test_a_private_round(tmp_path, play):
+    play([30] * 5)
+    usual = {"head": "normalized", "dp_epsilon": math.inf, "dp_dimensions": 6}
+    plain, secure = (simulate(options(tmp_path, name=str(on), secure_sums=on, **usual)) for on in (False, True))
+    heads = [load_checkpoint(folder / "best.safetensors").weights for folder in (plain, secure)]
+    np.testing.assert_allclose(heads[1]["output.weight"], heads[0]["output.weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "exact"])
+def test_a_lie_about_how_many_clips_is_noticed_in_the_total(tmp_path, play, monkeypatch, strategy):
+    play([20, 30, 20])
+    honest = secure_sum.masked
+
+    def lie(message, context, number, vector):
+        return honest(message, context, number, vector * (3 if number == 1 else 1))
+
+    monkeypatch.setattr(secure_sum, "masked", lie)
+    with pytest.raises(WordflockError, match="some client lied"):
+        simulate(options(tmp_path, clients=3, strategy=strategy, rounds=1, local_epochs=1, secure_sums=True))
+
+
+def test_single_clients_sums_cannot_be_kept(tmp_path, play):
+    play([20] * 3)
+    with pytest.raises(WordflockError, match="--keep"):
+        simulate(options(tmp_path, clients=3, secure_sums=True, keep="client-sums"))

@@ -18,6 +18,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation.asking import ask
 from wordflock.federation.messages import content, payload_bytes, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
+from wordflock.federation.secure_sum import secure_total
 from wordflock.head import Head
 from wordflock.privacy import PrivateSums
 from wordflock.settings import FederationSettings
@@ -52,6 +53,11 @@ def private_round(
     request = content(get_weights(head))
     request["config"] = task_record(roster.prepared.task.labels)
     able = [roster.clients[number] for number in roster.able()]
+    if settings.secure_sums:
+        came = secure_total(grid, able, "private", request, mechanism.length, settings.round_deadline, refuse)
+        _enough(len(came.clients), settings)
+        solution = mechanism.solve(mechanism.noisy(came.total, generator))
+        return PrivateRound(solution, mechanism, [c.number for c in came.clients], came.bytes_up, problems)
     total, size = np.zeros(mechanism.length), 0
     summed: list[int] = []
     requests: dict[Client, RecordDict] = dict.fromkeys(able, request)
@@ -67,6 +73,10 @@ def private_round(
         total += mechanism.bounded(vector)
         size = payload_bytes(reply)
         summed.append(client.number)
-    if len(summed) < settings.min_replies:
-        raise WordflockError(f"{len(summed)} clients sent usable sums, and {settings.min_replies} are needed.")
+    _enough(len(summed), settings)
     return PrivateRound(mechanism.solve(mechanism.noisy(total, generator)), mechanism, summed, size, problems)
+
+
+def _enough(clients: int, settings: FederationSettings) -> None:
+    if clients < settings.min_replies:
+        raise WordflockError(f"{clients} clients sent usable sums, and {settings.min_replies} are needed.")

@@ -24,7 +24,8 @@ from wordflock.federation.exact import exact_round
 from wordflock.federation.members import federation, server_side
 from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
 from wordflock.federation.private import private_round
-from wordflock.federation.roster import Roster, answers, collect
+from wordflock.federation.roster import Client, Roster, answers, collect
+from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.federation.server import alive, hold
 from wordflock.federation.strategy import Replies, aggregate, get_state, make_strategy, set_state, train_messages
 from wordflock.files import load_tensors, save_tensors
@@ -173,6 +174,8 @@ def _averaged_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
 ) -> Outcome:
     """Clients train the head, and the strategy makes one of theirs."""
+    if settings.secure_sums:
+        return _secure_round(grid, roster, settings, strategy, number, weights)
     replies, costs, problems = _train_round(grid, roster, settings, strategy, number, weights)
     return Outcome(
         weights=aggregate(strategy, number, replies),
@@ -182,6 +185,44 @@ def _averaged_round(
         bytes_down=sum(array.nbytes for array in weights.values()),
         problems=problems,
         costs=costs,
+    )
+
+
+def _secure_round(
+    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
+) -> Outcome:
+    """Clients train the head, and the strategy gets the mean of theirs in place of each.
+
+    What is checked is the mean, for no client's head is seen. Raises WordflockError where it is none.
+    """
+    problems: list[str] = []
+
+    def refuse(client: Client, problem: str) -> None:
+        problems.append(f"client {client} {problem}")
+        print(f"round {number}: {problems[-1]}", flush=True)
+
+    roster.look()
+    chosen = [roster.clients[client] for client in roster.sample("train", number, 0)]
+    config = task_record(roster.prepared.task.labels)
+    request = train_messages(strategy, number, weights, [client.node for client in chosen], config)[0].content
+    length = sum(array.size for array in weights.values()) + 2
+    came = secure_total(grid, chosen, "train", request, length, settings.round_deadline, refuse)
+    if len(came.clients) < settings.min_replies:
+        raise WordflockError(f"{len(came.clients)} clients trained, and {settings.min_replies} are needed.")
+    clips, loss = float(came.total[-2]), float(came.total[-1])
+    update = parted(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
+    mean = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
+    reply = Message(content(mean, num_examples=clips, loss=loss / max(clips, 1.0)), 0, MessageType.TRAIN)
+    if problem := check_reply(reply, weights, sum(client.clips for client in came.clients)):
+        raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
+    return Outcome(
+        weights=aggregate(strategy, number, [reply]),
+        loss=loss / clips,
+        clients=[client.number for client in came.clients],
+        bytes_up=came.bytes_up,
+        bytes_down=sum(array.nbytes for array in weights.values()),
+        problems=problems,
+        costs=[],
     )
 
 
