@@ -219,6 +219,8 @@ def check_privacy(settings: HeadSettings) -> None:
         raise WordflockError("--keep client-sums keeps what --secure-sums hides; take one of the two.")
     if settings.dp_epsilon is None:
         return
+    if not settings.dp_delta:
+        raise WordflockError("No Gaussian noise has --dp-delta 0; give a small one, 1e-6 say.")
     if isinstance(settings, TrainSettings) and (settings.strategy != "exact" or settings.dp_unit == "client"):
         raise WordflockError("Central training is private by --strategy exact and --dp-unit clip only.")
     if getattr(settings, "strategy", "") != "exact":

@@ -1,0 +1,76 @@
+"""The table of docs/privacy.md: accuracy of the exact strategy against ε, by clip and by client.
+
+python -m benchmarks.privacy --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
+
+Bounded sums are made once for each number of dimensions; the noise is drawn anew --draws times. By client, every
+speaker is a client, and one with fewer than --min-clips clips takes no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from wordflock.centralized import new_head
+from wordflock.federation.members import federation
+from wordflock.privacy import PrivateSums
+from wordflock.settings import FederationSettings
+from wordflock.training import pool
+
+EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--keywords", default="")
+    parser.add_argument("--cache", default="")
+    parser.add_argument("--clients", type=int, default=627, help="as many as speakers: one speaker a client")
+    parser.add_argument("--min-clips", type=int, default=8)
+    parser.add_argument("--units", nargs="+", default=["clip", "client"])
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--dp-clip", type=float, default=None)
+    parser.add_argument("--draws", type=int, default=5)
+    options = parser.parse_args(arguments)
+    settings = FederationSettings(
+        data=options.data,
+        keywords=options.keywords,
+        cache=options.cache,
+        clients=options.clients,
+        min_clips=options.min_clips,
+        strategy="exact",
+        dp_epsilon=math.inf,
+        dp_clip=options.dp_clip,
+    )
+    players = federation(settings)
+    head = new_head(settings, players.prepared)
+    members = [member for member in players.members if len(member.train) >= settings.min_clips]
+    parts = [(pool(head, member.train), member.train.labels) for member in members]
+    test = players.prepared.features["test"]
+    z, y = pool(head, test), test.labels
+    print(f"{sum(len(labels) for _, labels in parts)} clips of {len(parts)} clients; {len(y)} test clips")
+    print("| unit | dimensions | " + " | ".join(f"ε = {epsilon:g}" for epsilon in EPSILONS) + " |")
+    print("|---" * (2 + len(EPSILONS)) + "|")
+    for unit in options.units:
+        for dimensions in options.dimensions:
+            chosen = replace(settings, dp_unit=unit, dp_dimensions=dimensions)
+            free = PrivateSums.of(chosen, z.shape[1], len(players.prepared.task.labels))
+            total = np.sum([free.contribution(*part) for part in parts], axis=0)
+            row = []
+            for epsilon in EPSILONS:
+                mechanism = replace(free, epsilon=epsilon)
+                accuracy = []
+                for draw in range(options.draws if math.isfinite(epsilon) else 1):
+                    solution = mechanism.solve(mechanism.noisy(total, np.random.default_rng(draw)))
+                    accuracy.append(float((np.argmax(z @ solution.weight.T + solution.bias, axis=1) == y).mean()))
+                row.append(f"{100 * np.mean(accuracy):.1f}" + (f" ± {100 * np.std(accuracy):.1f}" if draw else ""))
+            print(f"| {unit} | {dimensions} | " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
