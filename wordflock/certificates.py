@@ -39,6 +39,9 @@ def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]
     `names` are the host names and addresses that clients know the server by. Returns the files written. Raises
     WordflockError where the folder has an authority that cannot be read.
     """
+    for client in clients:
+        if not client or client != Path(client).name or client.startswith("."):
+            raise WordflockError(f"A client cannot be called {client!r}: its name becomes a file's name.")
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     ca_key, ca = _authority(folder, written)
@@ -57,8 +60,6 @@ def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]
     written += [_write(folder / "server.crt", certificate.public_bytes(Encoding.PEM))]
     for client in clients:
         path, public = folder / "clients" / f"{client}.key", folder / "keys" / f"{client}.pub"
-        if client != Path(client).name or client.startswith("."):
-            raise WordflockError(f"A client cannot be called {client!r}: its name becomes a file's name.")
         if path.exists() or public.exists():
             continue  # a key that is in use already
         own = ec.generate_private_key(ec.SECP384R1())

@@ -1,0 +1,107 @@
+"""What Wordflock adds to Flower's programs: who may call a SuperLink, and what a client will not run."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wordflock.federation.flower import OUTPUT, READY, Guard, foreign_code
+from wordflock.settings import ServerSettings
+
+OWN = """
+[tool.flwr.app.components]
+serverapp = "wordflock.federation.server_app:app"
+clientapp = "wordflock.federation.client_app:app"
+"""
+
+
+def program(**files: str) -> bytes:
+    """A program as Flower sends it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("__", "."), text)
+    return buffer.getvalue()
+
+
+def test_what_the_server_sends_is_no_foreign_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wordflock.federation.control import Control
+
+    sent = []
+
+    class Client:
+        def StartRun(self, request: Any) -> Any:
+            sent.append(request.fab.content)
+            return request
+
+    control = Control("127.0.0.1:1", None)
+    monkeypatch.setattr(control, "_client", Client())
+    with pytest.raises(ValueError, match="run_id"):  # the answer is no answer; what counts is what was sent
+        control.start_run(ServerSettings())
+    assert foreign_code(sent[0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (program(pyproject__toml=OWN, client_app__py="import os"), "the file 'client_app.py'"),
+        (program(pyproject__toml=OWN.replace("wordflock.federation.client_app", "os")), "the components"),
+        (program(pyproject__toml="[tool]"), "cannot be read"),
+        (program(pyproject__toml="]"), "cannot be read"),
+        (program(), "cannot be read"),
+        (b"no archive", "cannot be read"),
+    ],
+)
+def test_foreign_code_is_found(content: bytes, found: str) -> None:
+    assert found in foreign_code(content)
+
+
+def status(guard_folder: Path, path: str, peer: str, own: str = "192.168.1.10", inner: int = 200) -> int:
+    """The status that a request from `peer` gets."""
+    statuses: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": inner, "headers": []})
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "path": path, "client": (peer, 40_000), "server": (own, 8000)}
+    asyncio.run(Guard(app)(scope, None, send))  # type: ignore[arg-type]
+    return statuses[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(OUTPUT, str(tmp_path / "output.log"))
+    monkeypatch.setenv(READY, str(tmp_path / "ready"))
+    (tmp_path / "ready").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/runtime/acquire-task", "/docs", "/openapi.json", "/"])
+def test_other_machines_get_at_nothing_but_what_clients_need(path: str, folder: Path) -> None:
+    assert status(folder, path, "192.168.1.77") == 403
+    assert f"192.168.1.77 was turned away: {path}" in (folder / "output.log").read_text()
+    assert status(folder, path, "127.0.0.1") == 200
+    assert status(folder, path, "::1") == 200
+    assert status(folder, path, "192.168.1.10") == 200, "the machine's own address"
+    assert status(folder, path, "nonsense") == 403
+
+
+def test_clients_are_let_in_when_the_server_is_ready(folder: Path) -> None:
+    assert status(folder, "/v1/fleet/pull-messages", "192.168.1.77") == 200
+    assert status(folder, "/health", "192.168.1.77") == 200
+    (folder / "ready").unlink()
+    assert status(folder, "/v1/fleet/activate-node", "192.168.1.77") == 503
+    assert status(folder, "/health", "192.168.1.77") == 200
+
+
+def test_an_unknown_key_is_told_of(folder: Path) -> None:
+    assert status(folder, "/v1/fleet/activate-node", "192.168.1.77", inner=412) == 412
+    assert "a client at 192.168.1.77 was turned away: its key" in (folder / "output.log").read_text()
