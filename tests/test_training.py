@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from wordflock.adamw import AdamW
 from wordflock.checkpoint import get_weights
 from wordflock.features import Features
 from wordflock.head import HEADS, build_head, count_parameters
@@ -285,3 +286,29 @@ def test_some_of_the_features_are_the_same_as_those_of_some_clips(chosen: list[i
         x, y = part.batch(np.arange(len(part)))
         assert x.dtype == torch.float32
         assert np.array_equal(x.numpy(), whole[clips]) and np.array_equal(y.numpy(), labels[clips])
+
+
+# AdamW
+
+
+def test_our_adamw_is_torch_s_to_the_last_byte() -> None:
+    heads = [build_head("attentive", FRAMES, WIDTH, LABELS) for _ in range(2)]
+    groups = [
+        [{"params": [p for p in head.parameters() if (p.ndim > 1) is matrix], "lr": 0.0, "weight_decay": 0.1 * matrix}
+         for matrix in (True, False)]
+        for head in heads
+    ]  # fmt: skip
+    optimizers = AdamW(groups[0]), torch.optim.AdamW(groups[1], fused=True)
+    for number in range(5):
+        for head, optimizer in zip(heads, optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * (number + 1)
+            optimizer.zero_grad()
+            head(torch.ones(2, FRAMES, WIDTH) * number).square().sum().backward()
+            optimizer.step()
+    for mine, theirs in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    remembered = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    assert remembered[0].keys() == remembered[1].keys()
+    for place, slots in remembered[0].items():
+        assert all(torch.equal(slots[key], remembered[1][place][key]) for key in slots)

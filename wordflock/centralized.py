@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wordflock.adamw import AdamW
 from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, set_weights
 from wordflock.closed_form import Moments, Sums, SumsFolder, solve
 from wordflock.errors import WordflockError
@@ -173,9 +174,7 @@ def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, m
     print(f"run: {run.folder}")
 
 
-def _go_on(
-    head: nn.Module, optimizer: torch.optim.Optimizer, before: Checkpoint, path: Path, prepared: Prepared
-) -> int:
+def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, prepared: Prepared) -> int:
     """Take over a checkpoint's weights, and the optimizer's state where its run left one; returns the epochs done."""
     spec = replace(before.spec, encoder=prepared.spec.encoder)  # the same one may go by another path
     if before.labels != prepared.task.labels or spec != prepared.spec:
@@ -215,7 +214,7 @@ def _optimizer_file(folder: Path, epoch: int) -> Path:
     return folder / f"optimizer-{epoch}.safetensors"
 
 
-def _save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+def _save_optimizer(path: Path, optimizer: AdamW) -> None:
     state = optimizer.state_dict()["state"]
     tensors = {f"{i}.{key}": value.cpu().numpy() for i, slots in state.items() for key, value in slots.items()}
     save_tensors(path, tensors, {})

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wordflock.adamw import AdamW
 from wordflock.closed_form import Solution
 from wordflock.features import Features
 from wordflock.head import Head, count_parameters
@@ -39,7 +40,7 @@ class Recipe:
 
 def train_epoch(
     head: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW | torch.optim.Optimizer,
     features: Features,
     recipe: Recipe,
     generator: np.random.Generator,
@@ -77,12 +78,12 @@ def train_epoch(
     return total / len(order)
 
 
-def make_optimizer(head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(head: nn.Module, recipe: Recipe) -> AdamW:
     """AdamW; the weight decay leaves biases and norms alone, as is usual."""
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    decays = ((matrices, recipe.weight_decay), (vectors, 0.0))
+    return AdamW([{"params": group, "lr": recipe.learning_rate, "weight_decay": decay} for group, decay in decays])
 
 
 def schedule(progress: float, warm_up: float) -> float:
