@@ -32,14 +32,10 @@ def build_head(
     }
     if kind not in builders:
         raise WordflockError(f"There is no head {kind!r}; choose one of {', '.join(HEADS)}.")
-    if seed is None:
-        with torch.device("meta"):
-            head = builders[kind](frames, width, labels)
-        head.to_empty(device="cpu")
-    else:
-        with torch.random.fork_rng(devices=[]):  # torch initialises from its global generator: leave that as it was
+    with torch.random.fork_rng(devices=[]):  # torch initialises from its global generator: leave that as it was
+        if seed is not None:
             torch.manual_seed(seed)
-            head = builders[kind](frames, width, labels)
+        head = builders[kind](frames, width, labels)
     count = count_parameters(head)
     if count > LARGEST and not allow_large:
         raise WordflockError(

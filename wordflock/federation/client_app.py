@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 import time
 from functools import lru_cache
 
@@ -33,6 +34,7 @@ from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, trai
 DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
 
 app = ClientApp()
+_thread = threading.local()
 
 
 @app.query()
@@ -172,7 +174,7 @@ def local_recipe(settings: FederationSettings, number: int, proximal: float = 0.
 def _who(message: Message, context: Context) -> tuple[Member, FederationSettings]:
     # One thread a client: the grid runs clients side by side, and sums come out the same however many there are.
     torch.set_num_threads(1)
-    settings = FederationSettings.from_config(context.run_config)
+    settings = _settings(tuple(context.run_config.items()))
     if DEVICE in context.node_config:
         # The device says which clips are its own. Nothing that the server sends can make it read others.
         device = load_device(str(context.node_config[DEVICE]))
@@ -181,6 +183,11 @@ def _who(message: Message, context: Context) -> tuple[Member, FederationSettings
         member = Member(device.client, train, held_back, labels, device.spec, device.name, device.encode_seconds)
         return member, settings
     return federation(settings).members[int(context.node_config["partition-id"])], settings
+
+
+@lru_cache(maxsize=1)
+def _settings(config: tuple[tuple[str, bool | float | int | str], ...]) -> FederationSettings:
+    return FederationSettings.from_config(dict(config))
 
 
 def _moments(message: Message, member: Member, settings: FederationSettings) -> Moments:
@@ -207,8 +214,12 @@ def _untrained(message: Message, member: Member, settings: FederationSettings) -
 
 
 def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: FederationSettings) -> Head:
+    """The head with these weights. A thread, which plays one client at a time, builds one only once."""
     _, frames, width = member.train.array.shape
-    head = build_head(settings.head, frames, width, len(member.labels), seed=None, allow_large=True)
+    sizes = settings.head, frames, width, len(member.labels)
+    if getattr(_thread, "sizes", None) != sizes:
+        _thread.head, _thread.sizes = build_head(*sizes, seed=None, allow_large=True), sizes
+    head: Head = _thread.head
     set_weights(head, weights)
     return head
 

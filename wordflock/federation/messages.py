@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 Weights = Mapping[str, NDArray[np.float32]]
+NPY = b"\x93NUMPY\x01\x00"  # how numpy's own format begins, in its version 1.0
 
 
 def content(weights: Mapping[str, NDArray[np.number]] | None = None, **metrics: float) -> RecordDict:
@@ -27,8 +32,25 @@ def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
 
 
 def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
-    """The weights in a message. Raises KeyError or ValueError where there are none that can be read."""
-    return {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
+    """The weights in a message, read-only. Raises KeyError or ValueError where there are none that can be read."""
+    return {name: _decoded(array) for name, array in message.content.array_records["arrays"].items()}
+
+
+def _decoded(array: Array) -> NDArray[np.float32]:
+    """What `array.numpy()` returns, without a copy, and without reading a header that was read before."""
+    if array.stype != "numpy.ndarray" or array.data[:8] != NPY:
+        return array.numpy()
+    end = 10 + int.from_bytes(array.data[8:10], "little")
+    shape, fortran, dtype = _header(array.data[8:end])
+    if dtype.hasobject:
+        raise ValueError("an array holds objects")
+    numbers = np.frombuffer(array.data, dtype, math.prod(shape), end)
+    return numbers.reshape(shape, order="F" if fortran else "C")
+
+
+@lru_cache
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    return np.lib.format.read_array_header_1_0(BytesIO(header))
 
 
 def half_update(trained: Weights, received: Weights) -> dict[str, NDArray[np.float16]]:
@@ -36,16 +58,12 @@ def half_update(trained: Weights, received: Weights) -> dict[str, NDArray[np.flo
     return {name: (trained[name] - received[name]).astype(np.float16) for name in trained}
 
 
-def widen(message: Message, weights: Weights) -> None:
-    """Turn the half update in a message, if it is one, into the head that it makes of the `weights` sent out."""
-    try:
-        update = weights_of(message)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return  # no head at all, which check_reply says
+def widened(head: Weights, weights: Weights) -> Weights:
+    """The head that a half update, if it is one, makes of the `weights` sent out; any other is left as it is."""
     shapes = {name: (np.dtype(np.float16), array.shape) for name, array in weights.items()}
-    if {name: (array.dtype, array.shape) for name, array in update.items()} == shapes:
-        whole = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
-        message.content["arrays"] = to_record(whole)
+    if {name: (array.dtype, array.shape) for name, array in head.items()} == shapes:
+        return {name: (weights[name] + head[name]).astype(np.float32) for name in weights}
+    return head
 
 
 def metric(message: Message, key: str) -> float:

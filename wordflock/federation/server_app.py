@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +23,16 @@ from wordflock.errors import WordflockError
 from wordflock.federation.costs import cost_of, format_costs, sum_costs
 from wordflock.federation.exact import exact_round
 from wordflock.federation.members import federation, server_side
-from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widen
-from wordflock.federation.private import private_round
+from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widened
+from wordflock.federation.private import clipped, private_round, privately
 from wordflock.federation.roster import Client, Roster, answers, collect
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.federation.server import alive, hold
-from wordflock.federation.strategy import Replies, aggregate, get_state, make_strategy, set_state, train_messages
+from wordflock.federation.strategy import Mean, aggregate, get_state, make_strategy, set_state, train_messages
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head import Head, count_parameters
 from wordflock.metrics import Score
-from wordflock.privacy import check_privacy, format_privacy
+from wordflock.privacy import check_privacy, format_privacy, rounds_clip, rounds_noise, rounds_report
 from wordflock.progress import progress
 from wordflock.run import Run
 from wordflock.settings import FederationSettings, ServerSettings
@@ -108,7 +109,9 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
                 outcome = _averaged_round(grid, roster, settings, strategy, number, weights)
             weights = outcome.weights
             set_weights(head, weights)
-            client_score = _client_score(grid, roster, settings, number, weights)
+            # Clients' scores of a private head would be one more release.
+            public = settings.dp_epsilon is None
+            client_score = _client_score(grid, roster, settings, number, weights) if public else None
             client_accuracy = client_score.accuracy if client_score else None
             # Where the server has no clips of its own, those that the clients held back decide which head is best.
             score = evaluate_head(head, validation, labels) if len(validation) else client_score or NO_SCORE
@@ -176,10 +179,19 @@ def _averaged_round(
     """Clients train the head, and the strategy makes one of theirs."""
     if settings.secure_sums:
         return _secure_round(grid, roster, settings, strategy, number, weights)
-    replies, costs, problems = _train_round(grid, roster, settings, strategy, number, weights)
+    report = None
+    if settings.dp_epsilon is not None:
+        able = len(roster.able())
+        planned = [(min(settings.clients_per_round, able), able)] * settings.rounds
+        noise = rounds_noise(settings.dp_epsilon, settings.dp_delta, planned)
+        strategy = privately(strategy, settings, noise, planned[0][0])
+        report = rounds_report(settings, noise, planned[:number])
+    mean, costs, problems = _train_round(grid, roster, settings, strategy, number, weights)
+    setattr(strategy, "num_sampled_clients", len(costs))  # noqa: B010  # for the noise on a private mean of fewer
     return Outcome(
-        weights=aggregate(strategy, number, replies),
-        loss=_mean(replies, "loss"),
+        weights=aggregate(strategy, number, [mean.message()]),
+        loss=mean.loss if report is None else None,  # which would be one more release
+        privacy=report,
         clients=[cost["client"] for cost in costs],
         bytes_up=sum(cost["bytes_up"] for cost in costs) // len(costs),
         bytes_down=sum(array.nbytes for array in weights.values()),
@@ -213,7 +225,8 @@ def _secure_round(
     update = parted(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
     mean = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
     reply = Message(content(mean, num_examples=clips, loss=loss / max(clips, 1.0)), 0, MessageType.TRAIN)
-    if problem := check_reply(reply, weights, sum(client.clips for client in came.clients)):
+    _, problem = checked_head(reply, weights, sum(client.clips for client in came.clients))
+    if problem:
         raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
     return Outcome(
         weights=aggregate(strategy, number, [reply]),
@@ -247,10 +260,10 @@ def _exact_round(grid: Grid, roster: Roster, settings: FederationSettings, head:
 
 def _train_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> tuple[list[Message], list[dict[str, Any]], list[str]]:
-    """The heads of a round that passed every check, what they cost their clients, and what was wrong with the others.
+) -> tuple[Mean, list[dict[str, Any]], list[str]]:
+    """The mean of a round's heads that passed every check, what they cost, and what was wrong with the others.
 
-    Heads are taken in in the order of the clients' numbers, whenever they come.
+    Heads are added in the order of the clients' numbers, whenever they come.
     """
     quorum = min(settings.min_replies, settings.clients_per_round)
     problems: list[str] = []
@@ -268,7 +281,7 @@ def _train_round(
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
         bytes_down = sum(array.nbytes for array in weights.values())
-        good, costs, late = Replies(), list[dict[str, Any]](), set[int]()
+        mean, costs, late = Mean(), list[dict[str, Any]](), set[int]()
         came = answers(
             grid,
             messages,
@@ -279,48 +292,50 @@ def _train_round(
             None if isinstance(settings, ServerSettings) else AHEAD,
         )
         for client, reply in zip(chosen, came, strict=True):
-            problem, size = "did not answer in time", 0
+            problem = "did not answer in time"
             if reply is None:
                 late.add(client.number)
             else:
-                size = payload_bytes(reply) if reply.has_content() and "arrays" in reply.content else 0
-                widen(reply, weights)
-                problem = check_reply(reply, weights, client.clips)
+                head, problem = checked_head(reply, weights, client.clips)
             if problem:
                 problems.append(f"client {client} {problem}")
                 print(f"round {number}: {problems[-1]}", flush=True)
             elif reply is not None:
-                costs.append(cost_of(client.number, reply, size, bytes_down))
-                # Stripped of all that aggregation does not use.
-                reply.content = content(weights_of(reply), num_examples=client.clips, loss=metric(reply, "loss"))
-                good.add(reply)
+                private = settings.dp_epsilon is not None
+                head = clipped(head, weights, rounds_clip(settings)) if private else head
+                mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
+                costs.append(cost_of(client.number, reply, payload_bytes(reply), bytes_down))
         roster.late = late
         if len(costs) >= quorum:
-            return good.messages(), costs, problems
+            return mean, costs, problems
         print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few; again with others")
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
 
 
-def check_reply(reply: Message, weights: Weights, clips: int) -> str:
-    """What is wrong with a client's head; empty where nothing is. Nothing from a client is used unchecked."""
+def checked_head(reply: Message, weights: Weights, clips: int) -> tuple[Weights, str]:
+    """A client's head, and what is wrong with it: empty where nothing is. Nothing from a client is used unchecked."""
     if reply.has_error():
-        return f"failed: {reply.error.reason}"
+        return {}, f"failed: {reply.error.reason}"
     try:
-        arrays, claimed, loss = weights_of(reply), metric(reply, "num-examples"), metric(reply, "loss")
+        head, claimed, loss = widened(weights_of(reply), weights), metric(reply, "num-examples"), metric(reply, "loss")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"sent something that is no head ({error})"
-    if {name: array.shape for name, array in arrays.items()} != {n: w.shape for n, w in weights.items()}:
-        return "sent a head of another shape"
-    if claimed != clips:
-        return f"claims {claimed} clips, and introduced itself with {clips}"
-    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
-        return "sent numbers that are not finite"
-    if not np.isfinite(loss):
-        return "reports a loss that is no finite number"
-    step = _norm([arrays[name] - weights[name] for name in weights])
-    if step > LARGEST_UPDATE * (1 + _norm(weights.values())):
-        return f"sent an update of norm {step:.3g}, which no training gives"
-    return ""
+        return {}, f"sent something that is no head ({error})"
+    problem = ""
+    if {name: array.shape for name, array in head.items()} != {n: w.shape for n, w in weights.items()}:
+        problem = "sent a head of another shape"
+    elif claimed != clips:
+        problem = f"claims {claimed} clips, and introduced itself with {clips}"
+    elif not all(array.dtype == np.float32 and np.isfinite(array).all() for array in head.values()):
+        problem = "sent numbers that are not finite"
+    elif not np.isfinite(loss):
+        problem = "reports a loss that is no finite number"
+    elif (step := _norm(head[name] - weights[name] for name in weights)) > _longest_step(weights):
+        problem = f"sent an update of norm {step:.3g}, which no training gives"
+    return head, problem
+
+
+def _longest_step(weights: Weights) -> float:
+    return LARGEST_UPDATE * (1 + _norm(weights.values()))
 
 
 def _client_score(
@@ -393,4 +408,6 @@ def _mean(replies: Sequence[Message], key: str) -> float:
 
 
 def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
-    return float(np.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)))
+    # In float32, ten times as fast: what overflows is too long in any case.
+    with np.errstate(over="ignore"):
+        return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))

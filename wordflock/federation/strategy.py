@@ -9,18 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, aggregate_metricrecords
 from numpy.typing import NDArray
 
-from wordflock.federation.messages import Weights, metric, to_record
+from wordflock.federation.messages import Weights, content, to_record
 from wordflock.settings import FederationSettings
 
 SLOTS = ("momentum_vector", "m_t", "v_t")  # where Flower's strategies keep their optimizer's state
-CLIPS = "num-examples"  # what they weigh heads by
-HELD = 64  # heads that a server holds together
 
 
 def make_strategy(settings: FederationSettings) -> FedAvg:
@@ -74,36 +71,33 @@ def aggregate(strategy: FedAvg, number: int, replies: Sequence[Message]) -> dict
     return {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
 
 
-class Replies:
-    """The replies of a round, of which no more than `HELD` are kept, however many clients there are.
+class Mean:
+    """The mean of a round's heads, weighted by their clips, as a running sum: one head is held, however many come.
 
-    When so many are there they become one: their mean weighted by clips, with the clips of all of them, from which
-    a strategy computes the same mean of the whole round. All strategies above begin with that mean; one that needs
-    every client's head (a median, say) needs rounds of up to `HELD` clients.
+    The strategies get one reply with this mean in place of all replies, for they all begin by computing it.
+    Heads must be added in a fixed order: sums of floating-point numbers depend on it.
     """
 
     def __init__(self) -> None:
-        self._held: list[Message] = []
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._clips, self._losses = 0, 0.0
 
-    def add(self, reply: Message) -> None:
-        """Take a reply in; they must come in a fixed order, for sums of floating-point numbers depend on it."""
-        if len(self._held) == HELD:
-            self._fold()
-        self._held.append(reply)
+    def add(self, head: Weights, clips: int, loss: float) -> None:
+        """Count one client in."""
+        for name, array in head.items():
+            self._sums[name] = self._sums.get(name, 0.0) + np.multiply(array, clips, dtype=np.float64)
+        self._clips += clips
+        self._losses += clips * loss
 
-    def messages(self) -> list[Message]:
-        """What is left of the replies."""
-        return self._held
+    @property
+    def loss(self) -> float:
+        """The mean loss of a clip."""
+        return self._losses / self._clips
 
-    def _fold(self) -> None:
-        contents = [message.content for message in self._held]
-        first = self._held[0]
-        clips = sum(metric(message, CLIPS) for message in self._held)
-        mean = aggregate_metricrecords(contents, CLIPS)
-        first.content = RecordDict(
-            {"arrays": aggregate_arrayrecords(contents, CLIPS), "metrics": MetricRecord({**mean, CLIPS: int(clips)})}
-        )
-        self._held = [first]
+    def message(self) -> Message:
+        """The mean as a client's reply."""
+        head = {name: (array / self._clips).astype(np.float32) for name, array in self._sums.items()}
+        return Message(content(head, num_examples=self._clips, loss=self.loss), 0, MessageType.TRAIN)
 
 
 def get_state(strategy: FedAvg) -> dict[str, NDArray[Any]]:
