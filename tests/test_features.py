@@ -374,11 +374,23 @@ def test_an_index_that_is_garbage_is_damage(garbage: bytes, tmp_path: Path) -> N
     assert_damaged(store)
 
 
-@pytest.mark.parametrize("place", [b"key TEXT UNIQUE", b"CREATE TABLE clips"])
-def test_an_index_whose_words_are_garbled_is_an_error_that_names_it(place: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "garbled"),
+    [
+        (b"UNIQUE NOT", b"UNI\xa0\xa1\xa2 NOT"),
+        (b"TABLE clips", b"TABLE cl\xa0\xa1\xa2"),
+        (b"NOT NULL", b"NO\xd3Q\xf0ULL"),  # sqlite repeats these in its message, which then is no text
+    ],
+    ids=["UNIQUE", "TABLE", "NOT NULL"],
+)
+def test_an_index_whose_words_are_garbled_is_an_error_that_names_it(
+    words: bytes, garbled: bytes, tmp_path: Path
+) -> None:
     store = filled(tmp_path)
     file = store.folder / "index.sqlite"
-    file.write_bytes(file.read_bytes().replace(place, place[:-3] + b"\xa0\xa1\xa2"))
+    content = file.read_bytes()
+    assert words in content
+    file.write_bytes(content.replace(words, garbled))
     with pytest.raises(WordflockError, match=rf"^The feature store {store.folder} .*\.$"):
         FeatureStore(tmp_path, SPEC)
 
