@@ -8,7 +8,9 @@ standardised by the clients' moments here, which would be a second release, but 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,15 @@ from numpy.typing import NDArray
 from wordflock.closed_form import Solution
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
-from wordflock.settings import HeadSettings, TrainSettings
+from wordflock.settings import HeadSettings, ServerSettings, TrainSettings
 from wordflock.training import SHARPNESS
 
 Array = NDArray[np.float64]
+Rounds = tuple[tuple[int, int], ...]
 
 CLIP = {"clip": 1.0, "client": 20.0}  # the norm that a unit's contribution is clipped to, where --dp-clip is not given
 CROSS = {"clip": 2.0, "client": 3.0}  # how much more exactly than the Gram matrix the cross moments are released
+ROUNDS_CLIP = 1.0  # the norm that an update of a head is clipped to, where --dp-clip is not given
 COUNTS = 0.5  # and the counts
 STEPS = 1e-9  # of the search for a noise
 
@@ -202,6 +206,69 @@ class PrivateSums:
         return np.asarray(q * math.sqrt(self.size / self.dimensions))
 
 
+@lru_cache(maxsize=1)  # the search takes seconds, and every round asks
+def rounds_noise(epsilon: float, delta: float, rounds: Rounds) -> float:
+    """The noise multiplier (noise on the sum of updates, in clipping norms) with which the rounds are (ε, δ)-private.
+
+    `rounds` are the clients drawn and those drawn from, round by round.
+    """
+    from scipy.optimize import brentq
+
+    if math.isinf(epsilon):
+        return 0.0
+    high = 1.0
+    while rounds_epsilon(high, delta, rounds) > epsilon:
+        high *= 2
+    low = high
+    while rounds_epsilon(low, delta, rounds) <= epsilon:
+        low /= 2
+    found = float(brentq(lambda noise: rounds_epsilon(noise, delta, rounds) - epsilon, low, high, xtol=1e-2 * low))
+    return found * 1.02  # never on the wrong side of the root
+
+
+def rounds_epsilon(noise: float, delta: float, rounds: Rounds) -> float:
+    """The ε of rounds with a noise multiplier, by Rényi differential privacy (Google's dp-accounting).
+
+    Every round draws a fixed number of clients without replacement, for which amplification is known for neighbours in
+    which one client is replaced by another (Wang, Balle & Kasiviswanathan 2019, arXiv 1808.00087). Poisson sampling's
+    smaller ε would not be true of rounds like these. A client replaced moves the sum by two clipping norms.
+    """
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
+    for (drawn, population), times in Counter(rounds).items():
+        release = dp_accounting.GaussianDpEvent(noise / 2)
+        event = dp_accounting.SampledWithoutReplacementDpEvent(population, drawn, release)
+        accountant.compose(dp_accounting.SelfComposedDpEvent(event, times))
+    return float(accountant.get_epsilon(delta))
+
+
+def rounds_clip(settings: HeadSettings) -> float:
+    """The norm that a client's update of the head is clipped to."""
+    return settings.dp_clip or ROUNDS_CLIP
+
+
+def rounds_report(settings: HeadSettings, noise: float, rounds: Rounds) -> dict[str, Any]:
+    """What was promised of rounds, and spent in fact, for metrics.json."""
+    return {
+        "epsilon": rounds_epsilon(noise, settings.dp_delta, rounds) if noise else None,
+        "delta": settings.dp_delta,
+        "unit": "client",
+        "clip": rounds_clip(settings),
+        "noise_multiplier": noise,
+        "releases": len(rounds),
+        "accountant": "Renyi, sampling without replacement (arXiv 1808.00087, dp-accounting)",
+        "noise_by": "server",
+        "assumptions": [
+            "neighbours differ by one client replaced by another",
+            "each round draws a fixed number of clients, uniformly, and nobody outside learns whom",
+            "the server keeps the heads it got to itself",
+            "settings were not chosen by looking at these clips",
+        ],
+    }
+
+
 def format_privacy(report: dict[str, Any]) -> str:
     """The line that a run prints."""
     if report["epsilon"] is None:
@@ -228,6 +295,12 @@ def check_privacy(settings: HeadSettings) -> None:
             raise WordflockError("Rounds are private by client only; add --dp-unit client, or take --strategy exact.")
         if getattr(settings, "start", "") == "exact":
             raise WordflockError("--start exact would be a release without noise; leave it out with --dp-epsilon.")
+        if getattr(settings, "secure_sums", False):
+            raise WordflockError(
+                "Heads that nobody sees cannot be clipped; take --dp-epsilon or --secure-sums, not both."
+            )
+        if isinstance(settings, ServerSettings) and not settings.data:
+            raise WordflockError("Which head is best must not be asked of the clients; give the server clips, --data.")
     elif settings.head != "normalized":
         raise WordflockError(
             f"--head {settings.head} would need the clients' moments, a second release; take --head normalized."

@@ -1,4 +1,4 @@
-"""One round, closed form, private: clients send bounded sums, and the server adds noise before it solves.
+"""Private federations: the round in closed form, whose clients send bounded sums, and rounds with clipped updates.
 
 Central differential privacy: the server sees each client's sums, or with --secure-sums their total only, and is trusted
 to add the noise, to keep what it saw to itself and to write nothing but the solution down.
@@ -7,20 +7,23 @@ to add the noise, to keep what it saw to itself and to write nothing but the sol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+from flwr.supercore.differential_privacy import compute_clip_model_update
 
 from wordflock.checkpoint import get_weights
 from wordflock.closed_form import Solution
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import ask
-from wordflock.federation.messages import content, payload_bytes, task_record, weights_of
+from wordflock.federation.messages import Weights, content, payload_bytes, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure_sum import secure_total
 from wordflock.head import Head
-from wordflock.privacy import PrivateSums
+from wordflock.privacy import PrivateSums, rounds_clip
 from wordflock.settings import FederationSettings
 
 
@@ -75,6 +78,22 @@ def private_round(
         summed.append(client.number)
     _enough(len(summed), settings)
     return PrivateRound(mechanism.solve(mechanism.noisy(total, generator)), mechanism, summed, size, problems)
+
+
+def clipped(head: Weights, weights: Weights, clip: float) -> Weights:
+    """A client's head with its update scaled down to the norm `clip` where it is longer; Flower's clipping."""
+    arrays = [array.copy() for array in head.values()]
+    compute_clip_model_update(arrays, [weights[name] for name in head], clip)
+    return dict(zip(head, arrays, strict=True))
+
+
+def privately(strategy: FedAvg, settings: FederationSettings, noise: float, clients: int) -> FedAvg:
+    """The strategy in Flower's wrapper for differential privacy, which adds the noise to the mean of `clients` heads.
+
+    The heads must be clipped and weigh alike: of a mean weighted by clips, a client with many could move more.
+    """
+    wrapper = DifferentialPrivacyServerSideFixedClipping(strategy, noise, rounds_clip(settings), clients)
+    return cast(FedAvg, wrapper)  # of a strategy, the round loop uses what both have
 
 
 def _enough(clients: int, settings: FederationSettings) -> None:

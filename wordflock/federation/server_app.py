@@ -182,7 +182,7 @@ def _averaged_round(
     report = None
     if settings.dp_epsilon is not None:
         able = len(roster.able())
-        planned = [(min(settings.clients_per_round, able), able)] * settings.rounds
+        planned = ((min(settings.clients_per_round, able), able),) * settings.rounds
         noise = rounds_noise(settings.dp_epsilon, settings.dp_delta, planned)
         strategy = privately(strategy, settings, noise, planned[0][0])
         report = rounds_report(settings, noise, planned[:number])

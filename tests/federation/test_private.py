@@ -1,0 +1,67 @@
+"""Private federations, whole: what is promised is written down, and no more is released."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from wordflock.checkpoint import load_checkpoint
+from wordflock.federation.private import clipped
+from wordflock.federation.simulation import simulate
+from wordflock.privacy import rounds_epsilon, rounds_noise
+from wordflock.settings import FederationSettings
+
+
+def run(tmp_path, **changed):
+    usual = {"runs": str(tmp_path), "clients": 5, "name": "run", "dp_epsilon": 50.0}
+    folder = simulate(FederationSettings(**{**usual, **changed}))
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("unit", ["clip", "client"])
+def test_one_round(tmp_path, play, capsys, unit):
+    play([40] * 5, noise=0.7)
+    folder, metrics = run(tmp_path, strategy="exact", head="normalized", dp_unit=unit, dp_dimensions=8)
+    assert metrics["privacy"]["epsilon"] == 50.0 and metrics["privacy"]["unit"] == unit
+    assert f"(50, 1e-05)-differentially private by {unit}" in capsys.readouterr().out
+    assert not (folder / "sums").exists()
+
+
+def test_the_head_learns(tmp_path, play):
+    play([200] * 5, noise=0.5)
+    _, metrics = run(tmp_path, strategy="exact", head="normalized", dp_dimensions=32)
+    assert metrics["test"]["accuracy"] > 0.9
+
+
+def test_rounds(tmp_path, play):
+    play([30] * 5)
+    options = {"strategy": "fedavg", "dp_unit": "client", "rounds": 2, "clients_per_round": 2, "local_epochs": 1}
+    folder, metrics = run(tmp_path, **options)
+    assert 0 < metrics["privacy"]["epsilon"] <= 50 and metrics["privacy"]["releases"] == 2
+    for line in (folder / "history.jsonl").read_text().splitlines():
+        assert json.loads(line)["train_loss"] is None and json.loads(line)["client_accuracy"] is None
+    assert all(np.isfinite(array).all() for array in load_checkpoint(folder / "last.safetensors").weights.values())
+
+
+def test_an_update_is_clipped_as_a_whole():
+    weights = {"a": np.zeros(3, dtype=np.float32), "b": np.ones((2, 2), dtype=np.float32)}
+    head = {"a": np.full(3, 4.0, dtype=np.float32), "b": np.full((2, 2), 5.0, dtype=np.float32)}
+    short = clipped(head, weights, 0.5)
+    update = np.concatenate([(short[name] - weights[name]).ravel() for name in weights])
+    assert np.linalg.norm(update) == pytest.approx(0.5, rel=1e-5)
+    np.testing.assert_allclose(clipped(head, weights, 100.0)["a"], head["a"])
+
+
+def test_more_noise_fewer_rounds_and_smaller_samples_are_more_private():
+    base = rounds_epsilon(3.0, 1e-5, ((10, 100),) * 5)
+    assert rounds_epsilon(6.0, 1e-5, ((10, 100),) * 5) < base
+    assert rounds_epsilon(3.0, 1e-5, ((10, 100),) * 2) < base
+    assert rounds_epsilon(3.0, 1e-5, ((10, 1000),) * 5) < base
+    assert rounds_epsilon(3.0, 1e-5, ((10, 100),) * 20) > base
+
+
+def test_the_noise_of_rounds_is_enough():
+    rounds = ((2, 10),) * 3
+    assert 0.9 * 8 < rounds_epsilon(rounds_noise(8.0, 1e-5, rounds), 1e-5, rounds) <= 8
+    assert rounds_noise(math.inf, 1e-5, rounds) == 0
