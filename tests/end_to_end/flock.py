@@ -52,7 +52,7 @@ class Started:
             file.seek(self._from)
             return file.read().decode(errors="replace")
 
-    def wait_for(self, pattern: str, seconds: float = 90.0, times: int = 1) -> str:
+    def wait_for(self, pattern: str, seconds: float = 150.0, times: int = 1) -> str:
         """Wait until the pattern stands in the output, `times` times; returns the last match."""
         started = time.monotonic()
         while len(found := list(re.finditer(pattern, self.output))) < times:
@@ -63,7 +63,7 @@ class Started:
             time.sleep(0.05)
         return found[-1][0]
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 240.0) -> int:
         """Wait for the end; returns the exit status."""
         try:
             return self.process.wait(seconds)

@@ -170,6 +170,20 @@ def test_resumed_after_kills_it_ends_as_if_nothing_had_happened(flock: Flock) ->
     assert {name: array.tobytes() for name, array in weights.items()} == {n: a.tobytes() for n, a in expected.items()}
 
 
+def test_a_server_that_keeps_running_takes_the_next_run(flock: Flock) -> None:
+    with flock.server("first", "--keep-running", rounds=1) as server:
+        server.wait_for("the run is done; staying for the next one")
+        with flock.server("second", rounds=1) as second:
+            assert second.wait() == 0, second.output
+        assert len(flock.history("second")) == 1
+        assert server.process.poll() is None
+        pids = family(server.process.pid)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 130
+    assert not [pid for pid in pids if "wordflock" in runs(pid)], "the server leaves processes behind"
+    assert not list((flock.folder / "runs").glob(".server-*.json"))
+
+
 HARM = """
 import os
 if os.environ.get("WORDFLOCK_APP") == "clientapp":
@@ -196,7 +210,7 @@ def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
     harmful = [own_client(flock, "nan", "float('nan')"), own_client(flock, "huge", "1e6")]
     for client in harmful:
         client.wait_for("clips ready")
-    options = {"rounds": 10, "clients-per-round": 9, "upload": "float16", "min-clients": 5, "round-deadline": 30}
+    options = {"rounds": 7, "clients-per-round": 9, "upload": "float16", "min-clients": 5, "round-deadline": 30}
     with flock.server("rough", **options) as server:
         server.wait_for(r"client \d+ \(nan\) sent numbers that are not finite")
         server.wait_for(r"client \d+ \(huge\) sent numbers that are not finite")  # as float16, they are infinite
@@ -212,10 +226,10 @@ def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
         flock.proxy.cut()
         cut.wait_for("trying again", times=before + 1)
         flock.proxy.mend()
-        server.wait_for(r"client 1 (did not answer in time|failed)")
+        server.wait_for("client 1 did not answer in time")
         assert server.wait() == 0, server.output
     history = flock.history("rough")
-    assert [line["round"] for line in history] == list(range(1, 11))
+    assert [line["round"] for line in history] == list(range(1, 8))
     late = next(number for line in history for number in line["clients"] if number > 2)
     assert late in history[-1]["clients"]
     assert 2 in history[-1]["clients"], "the client behind the cut network is back"

@@ -25,7 +25,7 @@ from wordflock.federation.exact import exact_round
 from wordflock.federation.members import federation, server_side
 from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widened
 from wordflock.federation.private import clipped, private_round, privately
-from wordflock.federation.roster import Client, Roster, answers, collect
+from wordflock.federation.roster import APP_FAILED, Client, Roster, answers, collect
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.federation.server import alive, hold
 from wordflock.federation.strategy import Mean, aggregate, get_state, make_strategy, set_state, train_messages
@@ -293,7 +293,8 @@ def _train_round(
         )
         for client, reply in zip(chosen, came, strict=True):
             problem = "did not answer in time"
-            if reply is None:
+            # Flower answers in the place of a client that is gone, and of one whose time is up.
+            if reply is None or (reply.has_error() and reply.error.code not in APP_FAILED):
                 late.add(client.number)
             else:
                 head, problem = checked_head(reply, weights, client.clips)
