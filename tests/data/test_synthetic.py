@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,19 @@ SAID, OTHERS = ("yes", "stop"), ("house", "cat", "three")
 TRAINING_CLIPS = 3 * (2 * 1 + 2)
 EVALUATION_CLIPS = 1 * (2 * 2 + 3)  # a single voice, twice the takes
 BACKGROUNDS = {"white_noise", "pink_noise", "mains_hum", "traffic", "gusts", "babble"}
+BACKGROUND_SECONDS = 4
 
 
 def make(folder: Path, seed: int = 0) -> None:
     synthesize(folder, words=SAID, others=OTHERS, voices=3, takes=1, seed=seed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_backgrounds() -> Iterator[None]:
+    """Most of the time would go into noise; a little of it is as good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "BACKGROUND_SECONDS", BACKGROUND_SECONDS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +67,7 @@ def in_another_process(folder: Path, before: str = "") -> subprocess.CompletedPr
     program = f"""
 import os, pathlib, signal
 from wordflock.data import synthetic
+synthetic.BACKGROUND_SECONDS = {BACKGROUND_SECONDS}
 {before}
 synthetic.synthesize(pathlib.Path({str(folder)!r}), words={SAID}, others={OTHERS}, voices=3, takes=1)
 """
@@ -77,7 +88,7 @@ def test_the_layout_is_that_of_speech_commands(small: Path) -> None:
     for file in small.rglob("*.flac"):
         about = soundfile.info(file)
         assert (about.samplerate, about.channels, about.subtype) == (16_000, 1, "PCM_16")
-        assert about.duration == (40.0 if file.parent.name == "_background_noise_" else 1.0)
+        assert about.duration == (BACKGROUND_SECONDS if file.parent.name == "_background_noise_" else 1.0)
 
 
 def test_nothing_is_left_beside_the_data_set(small: Path) -> None:
