@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: simulate test format clean
+.PHONY: simulate test bench format clean
 
 simulate: .venv/train  ## 100 simulated clients teach one head to recognise words
 	$(BIN)/wordflock simulate
@@ -12,6 +12,9 @@ test: .venv/dev  ## everything that must hold before a change lands
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench: .venv/dev  ## every figure about speed, measured on this machine; BENCH="--data speech_commands.tar" for recordings
+	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 format: .venv/dev  ## put the code into its usual form
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,98 @@
+"""Wordflock, with its defaults unless a row's name says otherwise."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.clips import chosen_clips, features_of, run, seconds
+from benchmarks.rounds import few_clips, rounds_in_process
+from wordflock.centralized import recipe_of
+from wordflock.features import Features, encode_clips, feature_spec
+from wordflock.head import build_head
+from wordflock.settings import TrainSettings
+from wordflock.training import make_optimizer, train_epoch
+
+LABELS, WORKERS = 12, os.cpu_count() or 1
+DEFAULT, FAST = (1.4, "last"), (1.0, "2")  # window and layer
+
+
+def encode(data: str, cache: str, size: int, window: float = DEFAULT[0], layer: str = DEFAULT[1]) -> dict[str, Any]:
+    """From recordings on disk to features on disk: reading, log-mel, encoder and store together."""
+    clips, labels = chosen_clips(data, cache, size or 400)
+    spec = feature_spec("tiny.en", window, layer)
+    with tempfile.TemporaryDirectory() as store:
+        encode_clips(clips[:1], labels[:1], spec, Path(store), "cpu")
+        took = seconds(lambda: encode_clips(clips, labels, spec, Path(store), "cpu"))
+        disk = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
+    return {"ms_a_clip": 1000 * took / (len(clips) - 1), "clips": len(clips), "disk_a_clip": disk / len(clips)}
+
+
+def encode_fast(data: str, cache: str, size: int) -> dict[str, Any]:
+    """The fastest recipe within half a point of the default."""
+    return encode(data, cache, size, *FAST)
+
+
+def epoch(data: str, cache: str, size: int) -> dict[str, Any]:
+    """The first epoch over 850 clips, encoding included, and a later one."""
+    settings = TrainSettings()
+    recipe, clips = recipe_of(settings), chosen_clips(data, cache)
+    spec = feature_spec(settings.encoder, settings.window, settings.layer)
+    with tempfile.TemporaryDirectory() as store:
+        started = time.perf_counter()
+        features = encode_clips(*clips, spec, Path(store), "cpu")
+        head = build_head(settings.head, *features.array.shape[1:], LABELS)
+        optimizer = make_optimizer(head, recipe)
+        train_epoch(head, optimizer, features, recipe, np.random.default_rng(0))
+        first = time.perf_counter() - started
+        later = [
+            seconds(lambda: train_epoch(head, optimizer, features, recipe, np.random.default_rng(0))) for _ in range(3)
+        ]
+    return {"first_s": first, "later_s": float(np.median(later)), "clips": len(features)}
+
+
+def round_of(data: str, cache: str, size: int, local_epochs: int) -> dict[str, Any]:
+    """A federated round of 10 clients with `size` clips each, all encoded: messages, training, checks and averaging."""
+    clips = features_of(data, cache, feature_spec("tiny.en", *DEFAULT)).part(0, size)
+    found = rounds_in_process([clips] * 10, WORKERS, rounds=2, local_epochs=local_epochs)
+    return {"seconds": found["rounds"][-1], "bytes": found["bytes"]}
+
+
+def scale(data: str, cache: str, size: int) -> dict[str, Any]:
+    """Ten rounds of 100 clients, sampled of `size`, each with 20 clips of its own on disk; made-up features."""
+    clips = 20
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (size * clips, 70, 384)  # a file with holes: it takes no room on the disk
+        array = np.memmap(Path(folder) / "features.bin", np.float16, "w+", shape=shape)
+        members = [
+            Features(array, np.arange(n * clips, (n + 1) * clips), np.arange(clips) % LABELS) for n in range(size)
+        ]
+        found = rounds_in_process(members, WORKERS, rounds=10, local_epochs=1, clients_per_round=100)
+    return {"introductions_s": found["introductions"], "round_s": float(np.median(found["rounds"]))}
+
+
+def empty(data: str, cache: str, size: int) -> dict[str, Any]:
+    """Rounds in which all of `size` clients answer and nobody trains."""
+    from benchmarks import empty  # which takes the training out  # noqa: F401
+
+    found = rounds_in_process([few_clips()] * size, WORKERS, rounds=3)
+    return {"ms_a_client": 1000 * float(np.median(found["rounds"][1:])) / size, "first_s": found["rounds"][0]}
+
+
+if __name__ == "__main__":
+    run(
+        {
+            "encode": encode,
+            "encode-fast": encode_fast,
+            "epoch": epoch,
+            "round": lambda *given: round_of(*given, local_epochs=5),
+            "round-one-epoch": lambda *given: round_of(*given, local_epochs=1),
+            "scale": scale,
+            "empty": empty,
+        }
+    )
