@@ -240,6 +240,8 @@ class ClientSettings(PartitionSettings):
     cid: int | None = option(None, "Play this client (from 0) of the --clients that share --data.")
     name: str = option("", "Name of this device in the server's reports.")
     held_back: float = option(0.1, "Share of the clips kept for evaluation.", least=0, most=0.9)
+    min_clips: int = option(8, "Clips below which this client sends no sums, whatever the server's least is.", least=1)
+    secure_sums: bool = option(False, "Send what it learns in secure sums only, and nothing to a server without them.")
     ca: str = option("", "The CA's certificate, ca.crt, which the server must be certified by.")
     key: str = option("", "This client's private key, if the server requires one.")
     insecure: bool = option(False, "Connect without TLS.")

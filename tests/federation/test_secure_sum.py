@@ -11,16 +11,18 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import FRAMES, LABELS, WIDTH
 
-from wordflock.checkpoint import load_checkpoint
+from wordflock.checkpoint import get_weights, load_checkpoint
 from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
-from wordflock.federation import secure_sum
+from wordflock.federation import client_app, secure_sum
 from wordflock.federation.in_process import in_process_grid
-from wordflock.federation.messages import weights_of
+from wordflock.federation.messages import content, task_record, weights_of
 from wordflock.federation.roster import Client
 from wordflock.federation.secure_sum import STEP, decode, encode, neighbourhoods, secure_total, threshold
 from wordflock.federation.simulation import simulate
+from wordflock.head import build_head
 from wordflock.settings import FederationSettings
 
 LENGTH = 7
@@ -307,3 +309,24 @@ def test_single_clients_sums_cannot_be_kept(tmp_path, play):
     play([20] * 3)
     with pytest.raises(WordflockError, match="--keep"):
         simulate(options(tmp_path, clients=3, secure_sums=True, keep="client-sums"))
+
+
+@pytest.mark.parametrize("message_type", ["train", "train.sums", "train.masked"])
+def test_a_device_decides_how_openly_and_how_little_it_sends(tmp_path, play, monkeypatch, message_type):
+    own = play([9] * 3).members[0]
+
+    class Sparing:
+        client, name, spec, encode_seconds, min_clips, secure_sums = 0, "", own.spec, 0.0, 10, True
+
+        def features(self, labels):
+            return own.train, own.held_back
+
+    monkeypatch.setattr(client_app, "load_device", lambda path: Sparing())
+    config = FederationSettings(strategy="exact", head="attentive").as_config()
+    context = Context(1, 2, {client_app.DEVICE: "device"}, RecordDict(), config)
+    with in_process_grid(client_app.app, 1, config, 1):
+        letter = content(get_weights(build_head("attentive", FRAMES, WIDTH, len(LABELS))))
+        letter["config"], letter["secure"] = task_record(LABELS), ConfigRecord({"what": "moments"})
+        why = "9 clips are fewer than --min-clips 10" if message_type == "train.masked" else "--secure-sums only"
+        with pytest.raises(WordflockError, match=why):
+            client_app.app(Message(letter, 2, message_type), context)

@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -32,6 +33,8 @@ from wordflock.settings import FederationSettings
 from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
 
 DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
+
+SECURE = ("train.keys", "train.shares", "train.masked", "train.unmask")  # the messages of a secure sum
 
 app = ClientApp()
 _thread = threading.local()
@@ -178,6 +181,11 @@ def _who(message: Message, context: Context) -> tuple[Member, FederationSettings
     if DEVICE in context.node_config:
         # The device says which clips are its own. Nothing that the server sends can make it read others.
         device = load_device(str(context.node_config[DEVICE]))
+        # Nor send more, or more openly, than the device allows.
+        kind = message.metadata.message_type
+        if device.secure_sums and kind.startswith("train") and kind not in SECURE:
+            raise WordflockError("this client takes part in --secure-sums only")
+        settings = replace(settings, min_clips=max(settings.min_clips, device.min_clips))
         labels = labels_of(message)
         train, held_back = device.features(labels)
         member = Member(device.client, train, held_back, labels, device.spec, device.name, device.encode_seconds)

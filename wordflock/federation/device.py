@@ -37,6 +37,8 @@ class Device:
     train: list[tuple[int, str]]  # a clip's row in the feature store, and its word
     held_back: list[tuple[int, str]]
     encode_seconds: float
+    min_clips: int = 8
+    secure_sums: bool = False
 
     def features(self, labels: list[str]) -> tuple[Features, Features]:
         """The clips for training and those held back, without the ones whose words the task has no place for."""
@@ -98,7 +100,17 @@ def prepare_device(settings: ClientSettings) -> Path:
         return [(int(rows[place]), chosen[place][1]) for place in places]
 
     cache = settings.cache_folder.resolve()
-    known = Device(_number(settings), settings.name, str(cache), spec, part(train), part(held_back), seconds)
+    known = Device(
+        _number(settings),
+        settings.name,
+        str(cache),
+        spec,
+        part(train),
+        part(held_back),
+        seconds,
+        settings.min_clips,
+        settings.secure_sums,
+    )
     name = sha256(json.dumps(settings.as_config(), sort_keys=True).encode()).hexdigest()[:16]
     path = cache / "devices" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
