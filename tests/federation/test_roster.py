@@ -17,12 +17,14 @@ class Grid:
     def push_messages(self, messages):
         names = [str(message.place) for message in messages]
         self.due |= {name: self.looks + self.delays[int(name)] for name in names if self.delays[int(name)] >= 0}
-        return names
+        return names[::-1]  # in another order, as Flower does
 
     def pull_messages(self, names):
         self.looks += 1
         ready = [name for name in names if self.due.get(name, self.looks + 1) <= self.looks]
-        return [SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=name)) for name in ready]
+        return [
+            SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=name, src_node_id=int(name))) for name in ready
+        ]
 
 
 def messages(count):

@@ -182,31 +182,35 @@ def answers(
     what: Callable[[list[int]], str],
     at_a_time: int | None = None,
 ) -> Iterator[Message | None]:
-    """Send messages and yield the reply to each, in their order; None for one that does not come within `seconds`.
+    """Send messages, one a node, and yield the reply to each, in their order; None where none comes within `seconds`.
 
     At most `at_a_time` messages are ahead of the reply that is yielded next, so that no more replies than that are held
     here (default: all; what waits for slow devices must not wait for the others to be asked).
     """
     at_a_time = at_a_time or len(messages)
-    missing: dict[str, int] = {}  # message to its place
-    early: dict[int, Message] = {}  # replies that have others to wait for, by place
-    sent = yielded = 0
     nodes = [message.metadata.dst_node_id for message in messages]
-    for moved in waiting(seconds, lambda: what([nodes[place] for place in missing.values()])):
+    missing: set[str] = set()  # messages without a reply
+    asked: set[int] = set()  # their nodes
+    early: dict[int, Message] = {}  # replies that have others to wait for, by node
+    sent = yielded = 0
+    for moved in waiting(seconds, lambda: what(sorted(asked))):
         ahead = messages[sent : yielded + at_a_time]
-        missing.update(zip(grid.push_messages(ahead), range(sent, sent + len(ahead)), strict=True))
+        missing.update(grid.push_messages(ahead))
+        asked.update(nodes[sent : sent + len(ahead)])
         sent += len(ahead)
         for reply in grid.pull_messages(list(missing)):
-            # Of two replies to one message the second is nobody's.
-            if (place := missing.pop(reply.metadata.reply_to_message_id, None)) is not None:
-                early[place] = reply
+            if reply.metadata.reply_to_message_id in missing:  # of two replies to one message the second is nobody's
+                missing.remove(reply.metadata.reply_to_message_id)
+                # By its own sender: Flower does not number messages in the order in which it was given them.
+                asked.discard(reply.metadata.src_node_id)
+                early[reply.metadata.src_node_id] = reply
                 moved()
-        while yielded in early:
-            yield early.pop(yielded)
+        while yielded < len(nodes) and nodes[yielded] in early:
+            yield early.pop(nodes[yielded])
             yielded += 1
         if yielded == len(messages):
             return
-    yield from (early.get(place) for place in range(yielded, len(messages)))
+    yield from (early.get(node) for node in nodes[yielded:])
 
 
 def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], None]]:
