@@ -71,11 +71,11 @@ def _run(folder: Path, settings: FederationSettings) -> dict[str, Any]:
                         break
                 time.sleep(0.2)
             federation = f"num-supernodes={settings.clients} client-resources-num-cpus=1"
-            subprocess.run(
+            flower = subprocess.run(
                 [BIN / "flwr", "run", app, "here", "--stream", "--federation-config", federation],
                 env=environment,
-                stdout=log,
-                stderr=log,
+                capture_output=True,
+                text=True,
                 timeout=1800,
                 check=False,
             )
@@ -83,7 +83,9 @@ def _run(folder: Path, settings: FederationSettings) -> dict[str, Any]:
             os.killpg(superlink.pid, 15)
             superlink.wait(60)
     if not result.exists():
-        raise RuntimeError((folder / "superlink.log").read_text()[-3000:])
+        raise RuntimeError(
+            f"{flower.stdout[-2000:]}{flower.stderr[-2000:]} {(folder / 'superlink.log').read_text()[-2000:]}"
+        )
     return json.loads(result.read_text())
 
 
