@@ -164,7 +164,7 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
                 keys = [clip.key for clip in clips[start : start + batch_size]]
                 batch = np.stack([fit(next(recordings), samples) for _ in keys])
                 pending.append((keys, pool.submit(encode, batch)))
-                if len(pending) > 2 * workers:
+                if len(pending) > workers:
                     keep()
             while pending:
                 keep()
