@@ -112,51 +112,57 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             # Clients' scores of a private head would be one more release.
             public = settings.dp_epsilon is None
             client_score = _client_score(grid, roster, settings, number, weights) if public else None
-            client_accuracy = client_score.accuracy if client_score else None
             # Where the server has no clips of its own, those that the clients held back decide which head is best.
             score = evaluate_head(head, validation, labels) if len(validation) else client_score or NO_SCORE
             checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
             _save_strategy(run.folder, strategy, number)
-            best = run.record(
-                "round",
-                checkpoint,
-                train_loss=outcome.loss,
-                validation_loss=score.loss,
-                client_accuracy=client_accuracy,
-                clients=outcome.clients,
-                bytes_up=outcome.bytes_up,
-                bytes_down=outcome.bytes_down,
-                seconds=time.perf_counter() - round_started,
-                **({"refused": outcome.problems} if outcome.problems else {}),
-                **({"costs": outcome.costs} if devices else {}),
-            )
+            line = _line(outcome, score, client_score, time.perf_counter() - round_started, costs=devices)
+            best = run.record("round", checkpoint, **line)
             _forget_strategies(run.folder, number)
             advance(1, f"accuracy {score.accuracy:.4f}")
-            own = "" if client_accuracy is None else f"clients' own = {client_accuracy:.4f}, "
+            able = f"of {len(roster.able())} " if devices else ""
+            own = f"clients' own = {client_score.accuracy:.4f}, " if client_score else ""
             print(
                 f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
-                f"{len(outcome.clients)} {'of ' + str(len(roster.able())) + ' ' if devices else ''}clients, "
-                f"{time.perf_counter() - round_started:.1f} s{' (best)' if best else ''}",
+                f"{len(outcome.clients)} {able}clients, {line['seconds']:.1f} s{' (best)' if best else ''}",
                 flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
-    if outcome is not None and outcome.privacy:
-        print(format_privacy(outcome.privacy), flush=True)
+    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, roster if devices else None)}
+    finish(run, "round", settings, prepared, metrics)
+    return run.folder
+
+
+def _line(outcome: Outcome, score: Score, client_score: Score | None, seconds: float, *, costs: bool) -> dict[str, Any]:
+    """A round's line in the history, but for its number and the validation accuracy."""
+    return {
+        "train_loss": outcome.loss,
+        "validation_loss": score.loss,
+        "client_accuracy": client_score.accuracy if client_score else None,
+        "clients": outcome.clients,
+        "bytes_up": outcome.bytes_up,
+        "bytes_down": outcome.bytes_down,
+        "seconds": seconds,
+        **({"refused": outcome.problems} if outcome.problems else {}),
+        **({"costs": outcome.costs} if costs else {}),
+    }
+
+
+def _sum_up(run: Run, outcome: Outcome | None, roster: Roster | None) -> dict[str, Any]:
+    """What metrics.json says of all rounds; with a roster of real devices, prints what each of them paid."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
     metrics: dict[str, Any] = {
-        "seconds": seconds,
-        "rounds": rounds,
         "bytes_per_client_per_round": sum(traffic) // max(1, len(traffic)),
         "refused": sum(len(line.get("refused", [])) for line in lines),
     }
     if outcome is not None and outcome.privacy:
+        print(format_privacy(outcome.privacy), flush=True)
         metrics["privacy"] = outcome.privacy
-    if devices:
+    if roster is not None:
         metrics["clients"] = sum_costs(lines, roster.clients)
         print(format_costs(metrics["clients"]), flush=True)
-    finish(run, "round", settings, prepared, metrics)
-    return run.folder
+    return metrics
 
 
 @dataclass(frozen=True)
