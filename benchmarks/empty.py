@@ -21,7 +21,8 @@ from wordflock.settings import FederationSettings
 MOST = 10_000
 client_app.train_epoch = lambda *arguments, **options: 0.0
 prepared = play([few_clips()] * MOST)
-client, server = ClientApp(), ServerApp()
+client = ClientApp()  # on a line each, for Flower reads them before it runs them
+server = ServerApp()
 
 
 @client.query()
