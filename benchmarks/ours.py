@@ -80,7 +80,7 @@ def empty(data: str, cache: str, size: int) -> dict[str, Any]:
     """Rounds in which all of `size` clients answer and nobody trains."""
     from benchmarks import empty  # which takes the training out  # noqa: F401
 
-    found = rounds_in_process([few_clips()] * size, WORKERS, rounds=3)
+    found = rounds_in_process([few_clips()] * size, WORKERS, rounds=4, local_epochs=1)
     return {"ms_a_client": 1000 * float(np.median(found["rounds"][1:])) / size, "first_s": found["rounds"][0]}
 
 

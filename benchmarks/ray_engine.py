@@ -28,7 +28,7 @@ def empty(data: str, cache: str, size: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        found = _run(folder, FederationSettings(clients=size, clients_per_round=size, rounds=ROUNDS))
+        found = _run(folder, FederationSettings(clients=size, clients_per_round=size, rounds=ROUNDS, local_epochs=1))
     return {"ms_a_client": 1000 * float(np.median(found["rounds"][1:])) / size, "first_s": found["rounds"][0]}
 
 

@@ -28,7 +28,10 @@ def content(weights: Mapping[str, NDArray[np.number]] | None = None, **metrics: 
 
 def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
     """Weights as they travel."""
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+    record = ArrayRecord()  # which copies a dictionary of arrays that it is given
+    for name, array in weights.items():
+        record[name] = Array.from_numpy_ndarray(array)
+    return record
 
 
 def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
