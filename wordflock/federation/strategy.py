@@ -85,7 +85,9 @@ class Mean:
     def add(self, head: Weights, clips: int, loss: float) -> None:
         """Count one client in."""
         for name, array in head.items():
-            self._sums[name] = self._sums.get(name, 0.0) + np.multiply(array, clips, dtype=np.float64)
+            if name not in self._sums:
+                self._sums[name] = np.zeros(array.shape)
+            self._sums[name] += np.multiply(array, clips, dtype=np.float64)
         self._clips += clips
         self._losses += clips * loss
 
