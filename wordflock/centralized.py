@@ -43,6 +43,8 @@ def train(settings: TrainSettings) -> Path:
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
     if settings.strategy == "exact":
+        if settings.checkpoint:
+            raise WordflockError("--strategy exact starts from no --checkpoint; `wordflock learn` adds clips to a head.")
         return _train_exactly(settings, prepared, head, seconds)
     recipe = recipe_of(settings)
     labels, where = prepared.task.labels, device(settings)
