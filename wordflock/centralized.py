@@ -44,7 +44,7 @@ def train(settings: TrainSettings) -> Path:
     head = new_head(settings, prepared)
     if settings.strategy == "exact":
         if settings.checkpoint:
-            raise WordflockError("--strategy exact starts from no --checkpoint; `wordflock learn` adds clips to a head.")
+            raise WordflockError("--strategy exact starts from no --checkpoint; see `wordflock learn`.")
         return _train_exactly(settings, prepared, head, seconds)
     recipe = recipe_of(settings)
     labels, where = prepared.task.labels, device(settings)
