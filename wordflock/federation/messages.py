@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 Weights = Mapping[str, NDArray[np.float32]]
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 NPY = b"\x93NUMPY\x01\x00"  # how numpy's own format begins, in its version 1.0
 
 
@@ -36,7 +37,7 @@ def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
 
 def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
     """The weights in a message, read-only. Raises KeyError or ValueError where there are none that can be read."""
-    return {name: _decoded(array) for name, array in message.content.array_records["arrays"].items()}
+    return {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
 
 
 def _decoded(array: Array) -> NDArray[np.float32]:
@@ -71,7 +72,7 @@ def widened(head: Weights, weights: Weights) -> Weights:
 
 def metric(message: Message, key: str) -> float:
     """One of the numbers in a message. Raises KeyError or TypeError where it is missing or no number."""
-    value = message.content.metric_records["metrics"][key]
+    value = _record(message, "metrics", MetricRecord)[key]
     if isinstance(value, list):
         raise TypeError(f"{key} is a list")
     return value
@@ -84,18 +85,26 @@ def task_record(labels: list[str]) -> ConfigRecord:
 
 def labels_of(message: Message) -> list[str]:
     """The labels that the server teaches."""
-    labels = message.content.config_records["config"]["labels"]
+    labels = _record(message, "config", ConfigRecord)["labels"]
     assert isinstance(labels, list)
     return [str(label) for label in labels]
 
 
 def words_of(message: Message, key: str) -> str:
     """A text that a client says about itself, without what could garble a terminal; empty where it says none."""
-    record = message.content.config_records.get("about")
-    value = record.get(key, "") if record is not None else ""
+    record = message.content.get("about")
+    value = record.get(key, "") if isinstance(record, ConfigRecord) else ""
     return "".join(c for c in value if c.isprintable())[:80] if isinstance(value, str) else ""
 
 
 def payload_bytes(message: Message) -> int:
     """The size of the weights in a message."""
-    return sum(len(array.data) for array in message.content.array_records["arrays"].values())
+    return sum(len(array.data) for array in _record(message, "arrays", ArrayRecord).values())
+
+
+def _record(message: Message, name: str, kind: type[Kind]) -> Kind:
+    """A record of a message. Flower's `array_records` and so on would copy all there are, for each number read."""
+    record = message.content[name]
+    if not isinstance(record, kind):
+        raise KeyError(name)
+    return record
