@@ -54,9 +54,11 @@ ROWS = [
     Row("epoch", "seed_recipe", "epoch"),
     Row("epoch", "ours", "epoch"),
     *[Row(f"round of 10 × {size}, 1 local epoch", "ours", "round-one-epoch", size) for size in (85, 850)],
-    *[Row(f"round of 10 × {size}, 5 local epochs", "ours", "round", size) for size in (85, 850)],
+    Row("round of 10 × 85, 5 local epochs", "ours", "round", 85),
+    Row("round of 10 × 850, 5 local epochs", "ours", "round", 850, 2),
     *[Row(f"round of 10 × {size}, 1 local epoch", "pfl_simulation", "round-one-epoch", size) for size in (85, 850)],
-    *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000, 10000)],
+    *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000)],
+    Row("empty round, 10000 clients", "ours", "empty", 10000, 1),
     *[Row(f"empty round, {size} clients", "pfl_simulation", "empty", size) for size in (100, 1000)],
     Row("empty round, 100 clients", "ray_engine", "empty", 100, 1),
     *[Row(f"100 of {size} clients, 10 rounds", "ours", "scale", size, 1) for size in (100, 1000, 10000)],
@@ -85,7 +87,7 @@ def main() -> None:
                 [*command, "--data", given.data, "--cache", given.cache], given.repetitions or row.repetitions
             )
             results["rows"].append({"name": row.name, "contender": row.contender, **found})
-            print(row.contender, row.name, found, flush=True)
+            print(f"  {found}", flush=True)
     if given.only in "start-up":
         results["rows"] += list(start_up(given.cache, given.repetitions or 5))
     out = Path(given.out)
