@@ -134,6 +134,7 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
 
 def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     from wordflock.encoder import load_encoder
 
@@ -147,8 +148,8 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
             features = encoder(torch.from_numpy(log_mel(batch)).to(device))
             return features.to(torch.float16).cpu().numpy()  # type: ignore[no-any-return]
 
-    # A thread a core, each with batches of its own: they never wait for one another, as the threads inside torch do,
-    # and the features do not depend on how many there are.
+    # A thread a core, each with batches of its own: they never wait for one another, as the threads inside torch and
+    # numpy do (numpy's spin while they wait), and the features do not depend on how many there are.
     workers, threads = os.cpu_count() or 1, torch.get_num_threads()
     recordings = read_samples(clips)
     pending: deque[tuple[list[str], Future[NDArray[np.float16]]]] = deque()
@@ -159,7 +160,11 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
         advance(len(keys))
 
     try:
-        with ThreadPoolExecutor(workers) as pool, progress("encoding", len(clips), "clips") as advance:
+        with (
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(workers) as pool,
+            progress("encoding", len(clips), "clips") as advance,
+        ):
             for start in range(0, len(clips), batch_size):
                 keys = [clip.key for clip in clips[start : start + batch_size]]
                 batch = np.stack([fit(next(recordings), samples) for _ in keys])
