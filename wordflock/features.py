@@ -154,6 +154,9 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
     recordings = read_samples(clips)
     pending: deque[tuple[list[str], Future[NDArray[np.float16]]]] = deque()
 
+    def read(count: int) -> NDArray[np.float32]:
+        return np.stack([fit(next(recordings), samples) for _ in range(count)])
+
     def keep() -> None:
         keys, features = pending.popleft()
         store.add(keys, features.result())
@@ -163,11 +166,13 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
         with (
             threadpool_limits(1, user_api="blas"),
             ThreadPoolExecutor(workers) as pool,
+            ThreadPoolExecutor(1) as reader,
             progress("encoding", len(clips), "clips") as advance,
         ):
             for start in range(0, len(clips), batch_size):
                 keys = [clip.key for clip in clips[start : start + batch_size]]
-                batch = np.stack([fit(next(recordings), samples) for _ in keys])
+                # Not in this thread: Ctrl-C is raised here, and inside libsndfile's callbacks it would be swallowed.
+                batch = reader.submit(read, len(keys)).result()
                 pending.append((keys, pool.submit(encode, batch)))
                 if len(pending) > workers:
                     keep()
