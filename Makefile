@@ -11,7 +11,7 @@ test: .venv/dev  ## everything that must hold before a change lands
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/dev  ## every figure about speed, measured on this machine; BENCH="--data speech_commands.tar" for recordings
 	$(BIN)/python -m benchmarks.bench $(BENCH)

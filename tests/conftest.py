@@ -94,3 +94,8 @@ def small_test_set(tmp_path: Path, write_audio: WriteAudio) -> Path:
         write_audio(folder / "_unknown_" / f"backward_{speaker}_nohash_{number}.wav.wav")
         write_audio(folder / "_silence_" / f"{1024 + number}.wav")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In two processes, the one file that takes minutes of waiting for deadlines comes first; the rest fills the other."""
+    items.sort(key=lambda item: item.path.name != "test_devices.py")
