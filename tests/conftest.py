@@ -97,5 +97,5 @@ def small_test_set(tmp_path: Path, write_audio: WriteAudio) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In two processes, the one file that takes minutes of waiting for deadlines comes first; the rest fills the other."""
+    """The one file that waits for minutes comes first: the second process does the rest meanwhile."""
     items.sort(key=lambda item: item.path.name != "test_devices.py")
