@@ -17,7 +17,7 @@ from wordflock.federation import client_app
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.members import Federation, Member
 from wordflock.federation.roster import Roster
-from wordflock.federation.server_app import _averaged_round
+from wordflock.federation.rounds import averaged_round
 from wordflock.federation.strategy import make_strategy
 from wordflock.head import build_head
 from wordflock.prepare import Prepared
@@ -54,7 +54,7 @@ def timed_rounds(grid: Grid, settings: FederationSettings, prepared: Prepared) -
     introductions, rounds = time.perf_counter() - started, []
     for number in range(1, settings.rounds + 1):
         started = time.perf_counter()
-        outcome = _averaged_round(grid, roster, settings, strategy, number, weights)
+        outcome = averaged_round(grid, roster, settings, strategy, number, weights)
         rounds.append(time.perf_counter() - started)
         assert len(outcome.clients) == settings.clients_per_round, outcome.problems
         weights = outcome.weights

@@ -47,10 +47,15 @@ class Moments:
         """The arrays of a message."""
         return {"counts": self.counts, "total": self.total, "squares": self.squares}
 
+    @staticmethod
+    def shapes(size: int, labels: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a message, for representations of `size` coordinates."""
+        return {"counts": (labels,), "total": (size,), "squares": (size,)}
+
     @classmethod
     def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Moments:
         """The moments in a message. Raises ValueError where they cannot be any."""
-        shapes = {"counts": (labels,), "total": (size,), "squares": (size,)}
+        shapes = cls.shapes(size, labels)
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise ValueError("of another shape")
         if not all(np.isfinite(array).all() for array in arrays.values()):
@@ -144,13 +149,18 @@ class Sums:
             arrays = {name: array / max(1.0, float(self.counts.sum())) for name, array in arrays.items()}
         return {**{name: array.astype(dtype, copy=False) for name, array in arrays.items()}, "counts": self.counts}
 
+    @staticmethod
+    def shapes(size: int, labels: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a message, for representations of `size` coordinates."""
+        return {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
+
     @classmethod
     def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Sums:
         """The sums in a message, for representations of `size` coordinates.
 
         Raises ValueError where they cannot be sums of squares: wrong shapes, not finite, a negative diagonal.
         """
-        shapes = {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
+        shapes = cls.shapes(size, labels)
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise ValueError("of another shape")
         sums = cls(*(arrays[name].astype(np.float64, copy=False) for name in shapes))

@@ -81,7 +81,7 @@ def _trained(
     config = message.content.config_records["config"]
     number, proximal = config["server-round"], config.get("proximal-mu", 0.0)
     assert isinstance(number, int) and isinstance(proximal, float)
-    recipe = local_recipe(settings, number, proximal)
+    recipe = Recipe.of(settings, settings.local_epochs, proximal)
     received = weights_of(message)
     head = _head(received, member, settings)
     optimizer = make_optimizer(head, recipe)
@@ -160,18 +160,6 @@ def evaluate(message: Message, context: Context) -> Message:
     score = evaluate_head(_head(weights_of(message), member, settings), member.held_back, member.labels)
     numbers = content(client=member.client, num_examples=score.clips, accuracy=score.accuracy, loss=score.loss)
     return Message(numbers, reply_to=message)
-
-
-def local_recipe(settings: FederationSettings, number: int, proximal: float = 0.0) -> Recipe:
-    """How a client trains in round `number`."""
-    return Recipe(
-        epochs=settings.local_epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        label_smoothing=settings.label_smoothing,
-        proximal=proximal,
-    )
 
 
 def _who(message: Message, context: Context) -> tuple[Member, FederationSettings]:

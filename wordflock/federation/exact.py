@@ -8,12 +8,13 @@ than a few clients' sums, whatever their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -26,6 +27,8 @@ from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.head import Head
 from wordflock.settings import FederationSettings
+
+Added = TypeVar("Added", Moments, Sums)
 
 
 @dataclass(frozen=True)
@@ -51,88 +54,78 @@ def exact_round(
 
     Raises WordflockError where fewer than --min-replies clients answer well.
     """
-    weights = get_weights(head)
-    size, labels = head.output.in_features, head.output.out_features
-    problems: list[str] = []
-    sizes: dict[int, int] = {}
+    asking = _Asking(grid, roster, settings, head)
+    able = [roster.clients[number] for number in roster.able()]
+    moments, clients = asking.total("moments", able, {}, Moments)
+    scale = moments.scale()
+    sums, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+    numbers = [client.number for client in clients]
+    up = sum(asking.bytes_up[number] for number in numbers) // len(numbers)
+    return ExactRound(solve(sums, scale), scale, sums, numbers, up, asking.problems)
 
-    def asked(
-        what: str, clients: Sequence[Client], arrays: dict[str, NDArray[Any]]
-    ) -> Iterator[tuple[Client, Message]]:
-        """The clients that answered, in the order of their numbers, and their answers."""
-        request = content({**weights, **arrays})
-        request["config"] = task_record(roster.prepared.task.labels)
+
+class _Asking:
+    """Adds up what clients send, and keeps account of it."""
+
+    def __init__(self, grid: Grid, roster: Roster, settings: FederationSettings, head: Head) -> None:
+        self._grid, self._roster, self._settings = grid, roster, settings
+        self._weights, self._size, self._labels = get_weights(head), head.output.in_features, head.output.out_features
+        self.problems: list[str] = []
+        self.bytes_up: Counter[int] = Counter()  # by client
+
+    def total(
+        self,
+        what: str,
+        clients: Sequence[Client],
+        arrays: dict[str, NDArray[Any]],
+        kind: type[Added],
+        keep: Callable[[int, Added], None] = lambda client, added: None,
+    ) -> tuple[Added, list[Client]]:
+        """The total of what clients send, of `kind`, and whose it is; `keep` gets each one's that is seen."""
+        request = content({**self._weights, **arrays})
+        request["config"] = task_record(self._roster.prepared.task.labels)
+        if self._settings.secure_sums:
+            return self._secretly(what, clients, request, kind)
+        shapes = kind.shapes(self._size, self._labels)
+        total = kind(**{name: np.zeros(shape) for name, shape in shapes.items()})
+        summed: list[Client] = []
         requests = dict.fromkeys(clients, request)
-        for client, reply in ask(grid, what, requests, settings.round_deadline, refuse):
-            sizes[client.number] = sizes.get(client.number, 0) + payload_bytes(reply)
-            yield client, reply
+        for client, reply in ask(self._grid, what, requests, self._settings.round_deadline, self._refuse):
+            self.bytes_up[client.number] += payload_bytes(reply)
+            try:
+                theirs = kind.unpacked(weights_of(reply), self._size, self._labels)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._refuse(client, f"sent {what} that are {error}")
+                continue
+            clips = theirs.counts.sum()
+            if clips != client.clips:
+                self._refuse(client, f"sent {what} over {clips:.0f} clips, and introduced itself with {client.clips}")
+                continue
+            total += theirs
+            keep(client.number, theirs)
+            summed.append(client)
+        self._enough(summed)
+        return total, summed
 
-    def refuse(client: Client, problem: str) -> None:
-        problems.append(f"client {client} {problem}")
-        print(f"exact: {problems[-1]}", flush=True)
-
-    def done(scale: Scale, total: Sums, clients: Sequence[Client]) -> ExactRound:
-        numbers = [client.number for client in clients]
-        up = sum(sizes[number] for number in numbers) // len(numbers)
-        return ExactRound(solve(total, scale), scale, total, numbers, up, problems)
-
-    def enough(clients: Sequence[Client]) -> None:
-        if len(clients) < settings.min_replies:
-            raise WordflockError(f"{len(clients)} clients sent usable sums, and {settings.min_replies} are needed.")
-
-    def securely(
-        what: str, clients: Sequence[Client], arrays: dict[str, NDArray[Any]], shapes: dict[str, tuple[int, ...]]
-    ) -> tuple[dict[str, NDArray[Any]], list[Client]]:
-        """The total of the clients' arrays, with "counts" among them, and whose they are."""
-        request = content({**weights, **arrays})
-        request["config"] = task_record(roster.prepared.task.labels)
+    def _secretly(
+        self, what: str, clients: Sequence[Client], request: RecordDict, kind: type[Added]
+    ) -> tuple[Added, list[Client]]:
+        shapes, deadline = kind.shapes(self._size, self._labels), self._settings.round_deadline
         length = sum(math.prod(shape) for shape in shapes.values())
-        came = secure_total(grid, clients, what, request, length, settings.round_deadline, refuse)
-        enough(came.clients)
-        total = parted(came.total, shapes)
-        if total["counts"].sum() != sum(client.clips for client in came.clients):
+        came = secure_total(self._grid, clients, what, request, length, deadline, self._refuse)
+        self._enough(came.clients)
+        total = kind(**parted(came.total, shapes))
+        if total.counts.sum() != sum(client.clips for client in came.clients):
             raise WordflockError(f"The total of the {what} counts other clips than its clients have: some client lied.")
         for client in came.clients:
-            sizes[client.number] = sizes.get(client.number, 0) + came.bytes_up
+            self.bytes_up[client.number] += came.bytes_up
         return total, came.clients
 
-    able = [roster.clients[number] for number in roster.able()]
-    if settings.secure_sums:
-        total, clients = securely("moments", able, {}, {"counts": (labels,), "total": (size,), "squares": (size,)})
-        scale = Moments(**total).scale()
-        shapes = {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
-        total, clients = securely("sums", clients, scale.packed(), shapes)
-        return done(scale, Sums(**total), clients)
-    moments = Moments(np.zeros(labels), np.zeros(size), np.zeros(size))
-    known: list[Client] = []
-    for client, reply in asked("moments", able, {}):
-        try:
-            arrays = weights_of(reply)
-            theirs = Moments.unpacked(arrays, size, labels)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            refuse(client, f"sent moments that are {error}")
-            continue
-        if theirs.counts.sum() != client.clips:
-            refuse(client, f"counts {theirs.counts.sum():.0f} clips, and introduced itself with {client.clips}")
-            continue
-        moments += theirs
-        known.append(client)
-    enough(known)
-    scale = moments.scale()
+    def _refuse(self, client: Client, problem: str) -> None:
+        self.problems.append(f"client {client} {problem}")
+        print(f"exact: {self.problems[-1]}", flush=True)
 
-    summing = Sums(np.zeros((size + 1) * (size + 2) // 2), np.zeros((size + 1, labels)), np.zeros(labels))
-    summed: list[Client] = []
-    for client, reply in asked("sums", known, scale.packed()):
-        try:
-            sums = Sums.unpacked(weights_of(reply), size, labels)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            refuse(client, f"sent sums that are {error}")
-            continue
-        if sums.counts.sum() != client.clips:
-            refuse(client, f"sent sums over {sums.counts.sum():.0f} clips, and introduced itself with {client.clips}")
-            continue
-        summing += sums
-        keep(client.number, sums)
-        summed.append(client)
-    enough(summed)
-    return done(scale, summing, summed)
+    def _enough(self, clients: Sequence[Client]) -> None:
+        least = self._settings.min_replies
+        if len(clients) < least:
+            raise WordflockError(f"{len(clients)} clients sent usable sums, and {least} are needed.")

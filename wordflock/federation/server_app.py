@@ -1,47 +1,35 @@
-"""What the server does: sample, send, collect, check, aggregate, evaluate, keep; round after round."""
+"""What the server does: gather clients, play round after round, evaluate, keep."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Message, MessageType
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from wordflock.centralized import checkpoint_of, finish, new_head
 from wordflock.checkpoint import get_weights, load_checkpoint, set_weights
-from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
-from wordflock.federation.costs import cost_of, format_costs, sum_costs
-from wordflock.federation.exact import exact_round
+from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.members import federation, server_side
-from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widened
-from wordflock.federation.private import clipped, private_round, privately
-from wordflock.federation.roster import APP_FAILED, Client, Roster, answers, collect
-from wordflock.federation.secure_sum import parted, secure_total
+from wordflock.federation.roster import Roster
+from wordflock.federation.rounds import NO_SCORE, Outcome, averaged_round, clients_score, solved_round
 from wordflock.federation.server import alive, hold
-from wordflock.federation.strategy import Mean, aggregate, get_state, make_strategy, set_state, train_messages
+from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.files import load_tensors, save_tensors
-from wordflock.head import Head, count_parameters
+from wordflock.head import count_parameters
 from wordflock.metrics import Score
-from wordflock.privacy import check_privacy, format_privacy, rounds_clip, rounds_noise, rounds_report
+from wordflock.privacy import check_privacy, format_privacy
 from wordflock.progress import progress
 from wordflock.run import Run
 from wordflock.settings import FederationSettings, ServerSettings
-from wordflock.training import evaluate_head, put_solution
-
-ATTEMPTS = 3  # at one round, each with other clients
-LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
-AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
-NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
+from wordflock.training import evaluate_head
 
 app = ServerApp()
 
@@ -104,14 +92,14 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         for number in range(first, rounds + 1):
             round_started = time.perf_counter()
             if number == exact:
-                outcome = _exact_round(grid, roster, settings, head, run.folder)
+                outcome = solved_round(grid, roster, settings, head, run.folder)
             else:
-                outcome = _averaged_round(grid, roster, settings, strategy, number, weights)
+                outcome = averaged_round(grid, roster, settings, strategy, number, weights)
             weights = outcome.weights
             set_weights(head, weights)
             # Clients' scores of a private head would be one more release.
             public = settings.dp_epsilon is None
-            client_score = _client_score(grid, roster, settings, number, weights) if public else None
+            client_score = clients_score(grid, roster, settings, number, weights) if public else None
             # Where the server has no clips of its own, those that the clients held back decide which head is best.
             score = evaluate_head(head, validation, labels) if len(validation) else client_score or NO_SCORE
             checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
@@ -165,216 +153,6 @@ def _sum_up(run: Run, outcome: Outcome | None, roster: Roster | None) -> dict[st
     return metrics
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a round brought."""
-
-    weights: dict[str, NDArray[np.float32]]
-    loss: float | None  # the clients' mean, where they trained
-    clients: list[int]
-    bytes_up: int  # a client
-    bytes_down: int  # a client
-    problems: list[str]
-    costs: list[dict[str, Any]]
-    privacy: dict[str, Any] | None = None
-
-
-def _averaged_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> Outcome:
-    """Clients train the head, and the strategy makes one of theirs."""
-    if settings.secure_sums:
-        return _secure_round(grid, roster, settings, strategy, number, weights)
-    report = None
-    if settings.dp_epsilon is not None:
-        able = len(roster.able())
-        planned = ((min(settings.clients_per_round, able), able),) * settings.rounds
-        noise = rounds_noise(settings.dp_epsilon, settings.dp_delta, planned)
-        strategy = privately(strategy, settings, noise, planned[0][0])
-        report = rounds_report(settings, noise, planned[:number])
-    mean, costs, problems = _train_round(grid, roster, settings, strategy, number, weights)
-    setattr(strategy, "num_sampled_clients", len(costs))  # noqa: B010  # for the noise on a private mean of fewer
-    return Outcome(
-        weights=aggregate(strategy, number, [mean.message()]),
-        loss=mean.loss if report is None else None,  # which would be one more release
-        privacy=report,
-        clients=[cost["client"] for cost in costs],
-        bytes_up=sum(cost["bytes_up"] for cost in costs) // len(costs),
-        bytes_down=sum(array.nbytes for array in weights.values()),
-        problems=problems,
-        costs=costs,
-    )
-
-
-def _secure_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> Outcome:
-    """Clients train the head, and the strategy gets the mean of theirs in place of each.
-
-    What is checked is the mean, for no client's head is seen. Raises WordflockError where it is none.
-    """
-    problems: list[str] = []
-
-    def refuse(client: Client, problem: str) -> None:
-        problems.append(f"client {client} {problem}")
-        print(f"round {number}: {problems[-1]}", flush=True)
-
-    roster.look()
-    chosen = [roster.clients[client] for client in roster.sample("train", number, 0)]
-    config = task_record(roster.prepared.task.labels)
-    request = train_messages(strategy, number, weights, [client.node for client in chosen], config)[0].content
-    length = sum(array.size for array in weights.values()) + 2
-    came = secure_total(grid, chosen, "train", request, length, settings.round_deadline, refuse)
-    if len(came.clients) < settings.min_replies:
-        raise WordflockError(f"{len(came.clients)} clients trained, and {settings.min_replies} are needed.")
-    clips, loss = float(came.total[-2]), float(came.total[-1])
-    update = parted(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
-    mean = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
-    reply = Message(content(mean, num_examples=clips, loss=loss / max(clips, 1.0)), 0, MessageType.TRAIN)
-    _, problem = checked_head(reply, weights, sum(client.clips for client in came.clients))
-    if problem:
-        raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
-    return Outcome(
-        weights=aggregate(strategy, number, [reply]),
-        loss=loss / clips,
-        clients=[client.number for client in came.clients],
-        bytes_up=came.bytes_up,
-        bytes_down=sum(array.nbytes for array in weights.values()),
-        problems=problems,
-        costs=[],
-    )
-
-
-def _exact_round(grid: Grid, roster: Roster, settings: FederationSettings, head: Head, folder: Path) -> Outcome:
-    """Clients send sums, and the head's last layer is solved from them; the sums stay in the run's folder."""
-    if settings.dp_epsilon is not None:
-        private = private_round(grid, roster, settings, head)
-        put_solution(head, private.solution)
-        weights = get_weights(head)
-        down = sum(array.nbytes for array in weights.values())
-        report = private.mechanism.report("server")
-        return Outcome(weights, None, private.clients, private.bytes_up, down, private.problems, [], report)
-    kept = SumsFolder(folder / "sums")
-    keep = kept.keep_client if settings.keep == "client-sums" else lambda client, sums: None
-    result = exact_round(grid, roster, settings, head, keep)
-    kept.write(result.scale, result.total)
-    put_solution(head, result.solution)
-    weights = get_weights(head)
-    down = 2 * sum(array.nbytes for array in weights.values()) + sum(a.nbytes for a in result.scale.packed().values())
-    return Outcome(weights, None, result.clients, result.bytes_up, down, result.problems, [])
-
-
-def _train_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> tuple[Mean, list[dict[str, Any]], list[str]]:
-    """The mean of a round's heads that passed every check, what they cost, and what was wrong with the others.
-
-    Heads are added in the order of the clients' numbers, whenever they come.
-    """
-    quorum = min(settings.min_replies, settings.clients_per_round)
-    problems: list[str] = []
-    for attempt in range(ATTEMPTS):
-        roster.look()
-        if len(roster.able()) < quorum:
-            seconds = settings.client_deadline if isinstance(settings, ServerSettings) else settings.round_deadline
-            roster.gather(quorum, seconds)
-        chosen = [roster.clients[client] for client in roster.sample("train", number, attempt)]
-        by_node = {client.node: client for client in chosen}
-        config = task_record(roster.prepared.task.labels)
-        messages = train_messages(strategy, number, weights, list(by_node), config)
-        messages.sort(key=lambda message, by_node=by_node: by_node[message.metadata.dst_node_id].number)  # type: ignore[misc]
-        for message in messages:
-            message.metadata.group_id = str(number)
-            message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
-        bytes_down = sum(array.nbytes for array in weights.values())
-        mean, costs, late = Mean(), list[dict[str, Any]](), set[int]()
-        came = answers(
-            grid,
-            messages,
-            settings.round_deadline,
-            lambda nodes, by_node=by_node: (  # type: ignore[misc]
-                f"for round {number} of clients {', '.join(sorted(str(by_node[node]) for node in nodes))}"
-            ),
-            None if isinstance(settings, ServerSettings) else AHEAD,
-        )
-        for client, reply in zip(chosen, came, strict=True):
-            problem = "did not answer in time"
-            # Flower answers in the place of a client that is gone, and of one whose time is up.
-            if reply is None or (reply.has_error() and reply.error.code not in APP_FAILED):
-                late.add(client.number)
-            else:
-                head, problem = checked_head(reply, weights, client.clips)
-            if problem:
-                problems.append(f"client {client} {problem}")
-                print(f"round {number}: {problems[-1]}", flush=True)
-            elif reply is not None:
-                private = settings.dp_epsilon is not None
-                head = clipped(head, weights, rounds_clip(settings)) if private else head
-                mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
-                costs.append(cost_of(client.number, reply, payload_bytes(reply), bytes_down))
-        roster.late = late
-        if len(costs) >= quorum:
-            return mean, costs, problems
-        print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few; again with others")
-    raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
-
-
-def checked_head(reply: Message, weights: Weights, clips: int) -> tuple[Weights, str]:
-    """A client's head, and what is wrong with it: empty where nothing is. Nothing from a client is used unchecked."""
-    if reply.has_error():
-        return {}, f"failed: {reply.error.reason}"
-    try:
-        head, claimed, loss = widened(weights_of(reply), weights), metric(reply, "num-examples"), metric(reply, "loss")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return {}, f"sent something that is no head ({error})"
-    problem = ""
-    if {name: array.shape for name, array in head.items()} != {n: w.shape for n, w in weights.items()}:
-        problem = "sent a head of another shape"
-    elif claimed != clips:
-        problem = f"claims {claimed} clips, and introduced itself with {clips}"
-    elif not all(array.dtype == np.float32 and np.isfinite(array).all() for array in head.values()):
-        problem = "sent numbers that are not finite"
-    elif not np.isfinite(loss):
-        problem = "reports a loss that is no finite number"
-    elif (step := _norm(head[name] - weights[name] for name in weights)) > _longest_step(weights):
-        problem = f"sent an update of norm {step:.3g}, which no training gives"
-    return head, problem
-
-
-def _longest_step(weights: Weights) -> float:
-    return LARGEST_UPDATE * (1 + _norm(weights.values()))
-
-
-def _client_score(
-    grid: Grid, roster: Roster, settings: FederationSettings, number: int, weights: Weights
-) -> Score | None:
-    """Accuracy and loss on the held-back clips of some clients; None where nobody holds any back."""
-    chosen = [roster.clients[client] for client in roster.sample("evaluate", number, held_back=True)]
-    held_back = {client.node: client.held_back for client in chosen}
-    head = content(weights)
-    head["config"] = task_record(roster.prepared.task.labels)
-    messages = [
-        Message(head, node, MessageType.EVALUATE, ttl=settings.round_deadline, group_id=str(number))
-        for node in held_back
-    ]
-    replies = []
-    for reply in collect(grid, messages, settings.round_deadline, lambda nodes: f"for {len(nodes)} clients' accuracy"):
-        try:
-            figures = (
-                [metric(reply, key) for key in ("num-examples", "accuracy", "loss")] if reply.has_content() else []
-            )
-        except (KeyError, TypeError):
-            continue
-        if figures and figures[0] == held_back[reply.metadata.src_node_id] and 0 <= figures[1] <= 1:
-            replies.append(reply)
-    if not replies:
-        return None
-    replies.sort(key=lambda reply: metric(reply, "client"))
-    clips = sum(int(metric(reply, "num-examples")) for reply in replies)
-    accuracy = _mean(replies, "accuracy")
-    return replace(NO_SCORE, accuracy=accuracy, loss=_mean(replies, "loss"), clips=clips)
-
-
 def _go_on(
     run: Run, strategy: FedAvg, untrained: dict[str, NDArray[np.float32]]
 ) -> tuple[dict[str, NDArray[np.float32]], int]:
@@ -406,15 +184,3 @@ def _forget_strategies(folder: Path, number: int) -> None:
     for path in folder.glob("strategy-*.safetensors"):
         if path != _strategy_file(folder, number):
             path.unlink()
-
-
-def _mean(replies: Sequence[Message], key: str) -> float:
-    """A metric's mean over clients, weighted by their clips."""
-    pairs = [(metric(reply, key), metric(reply, "num-examples")) for reply in replies]
-    return sum(value * clips for value, clips in pairs) / sum(clips for _, clips in pairs)
-
-
-def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
-    # In float32, ten times as fast: what overflows is too long in any case.
-    with np.errstate(over="ignore"):
-        return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
