@@ -48,8 +48,7 @@ from wordflock.prepare import load_table
 from wordflock.settings import FederationSettings
 from wordflock.task import choose_task, examples
 from wordflock.head import build_head
-from wordflock.training import make_optimizer, train_epoch
-from wordflock.federation.client_app import local_recipe
+from wordflock.training import Recipe, make_optimizer, train_epoch
 settings = FederationSettings(data={data!r}, cache={str(folder / "one-core")!r})
 table = load_table(settings)
 task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
@@ -63,7 +62,7 @@ features = encode_clips(clips, labels, spec, Path(settings.cache), "cpu")
 out |= {{"encode seconds": time.perf_counter() - wall, "encode processor seconds": time.process_time() - cpu}}
 _, frames, width = features.array.shape
 head = build_head(settings.head, frames, width, len(task.labels), seed=0)
-recipe = local_recipe(settings, 1)
+recipe = Recipe.of(settings, settings.local_epochs)
 optimizer = make_optimizer(head, recipe)
 for epoch in range(2):
     wall, cpu = time.perf_counter(), time.process_time()

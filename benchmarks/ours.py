@@ -12,11 +12,10 @@ import numpy as np
 
 from benchmarks.clips import chosen_clips, features_of, run, seconds
 from benchmarks.rounds import few_clips, rounds_in_process
-from wordflock.centralized import recipe_of
 from wordflock.features import Features, encode_clips, feature_spec
 from wordflock.head import build_head
 from wordflock.settings import TrainSettings
-from wordflock.training import make_optimizer, train_epoch
+from wordflock.training import Recipe, make_optimizer, train_epoch
 
 LABELS, WORKERS = 12, os.cpu_count() or 1
 DEFAULT, FAST = (1.4, "last"), (1.0, "2")  # window and layer
@@ -34,14 +33,14 @@ def encode(data: str, cache: str, size: int, window: float = DEFAULT[0], layer: 
 
 
 def encode_fast(data: str, cache: str, size: int) -> dict[str, Any]:
-    """The fastest recipe within half a point of the default."""
+    """The same of one second and two layers."""
     return encode(data, cache, size, *FAST)
 
 
 def epoch(data: str, cache: str, size: int) -> dict[str, Any]:
     """The first epoch over 850 clips, encoding included, and a later one."""
     settings = TrainSettings()
-    recipe, clips = recipe_of(settings), chosen_clips(data, cache)
+    recipe, clips = Recipe.of(settings, settings.epochs), chosen_clips(data, cache)
     spec = feature_spec(settings.encoder, settings.window, settings.layer)
     with tempfile.TemporaryDirectory() as store:
         started = time.perf_counter()

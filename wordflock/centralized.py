@@ -46,7 +46,7 @@ def train(settings: TrainSettings) -> Path:
         if settings.checkpoint:
             raise WordflockError("--strategy exact starts from no --checkpoint; see `wordflock learn`.")
         return _train_exactly(settings, prepared, head, seconds)
-    recipe = recipe_of(settings)
+    recipe = Recipe.of(settings, settings.epochs)
     labels, where = prepared.task.labels, device(settings)
     optimizer = make_optimizer(head.to(where), recipe)  # whose state, taken over from a run, goes where the head is
     done, going_on = 0, False
@@ -135,17 +135,6 @@ def new_head(settings: HeadSettings, prepared: Prepared) -> Head:
     _, frames, width = prepared.features["train"].array.shape
     labels = len(prepared.task.labels)
     return build_head(settings.head, frames, width, labels, seed=settings.seed, allow_large=settings.allow_large_head)
-
-
-def recipe_of(settings: TrainSettings) -> Recipe:
-    """How the settings want the head trained."""
-    return Recipe(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        label_smoothing=settings.label_smoothing,
-    )
 
 
 def checkpoint_of(

@@ -17,10 +17,11 @@ from wordflock.closed_form import Solution
 from wordflock.features import Features
 from wordflock.head import Head, count_parameters
 from wordflock.metrics import Score, score
+from wordflock.settings import HeadSettings
 
 EVALUATION_BATCH = 128
 # Least squares scores lie between 0 and 1, too near for probabilities; times 10 their cross-entropy on validation clips
-# is least, for one layer as for three (benchmarks/closed_form.py).
+# is least, for one layer as for three (benchmarks/sharpness.py).
 SHARPNESS = 10.0
 
 
@@ -36,6 +37,18 @@ class Recipe:
     balanced: bool = True  # draw every label equally often
     warm_up: float = 0.1  # share of all steps in which the learning rate rises; it falls as a cosine after
     proximal: float = 0.0  # FedProx's μ: how strongly the head is held to where it started
+
+    @classmethod
+    def of(cls, settings: HeadSettings, epochs: int, proximal: float = 0.0) -> Recipe:
+        """How the settings want a head trained, in centralized epochs or in a client's of one round."""
+        return cls(
+            epochs,
+            settings.batch_size,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.label_smoothing,
+            proximal=proximal,
+        )
 
 
 def train_epoch(

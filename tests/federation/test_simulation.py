@@ -16,7 +16,7 @@ from wordflock.federation.simulation import simulate
 from wordflock.head import build_head
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
-from wordflock.training import make_optimizer, train_epoch
+from wordflock.training import Recipe, make_optimizer, train_epoch
 
 
 def settings(tmp_path: Path, **options) -> FederationSettings:
@@ -58,7 +58,7 @@ def test_a_round_is_the_weighted_mean_of_what_its_clients_trained(tmp_path, play
         member = federation.members[client]
         _, frames, width = member.train.array.shape
         head = build_head(asked.head, frames, width, len(LABELS), seed=asked.seed)
-        recipe = client_app.local_recipe(asked, 1)
+        recipe = Recipe.of(asked, asked.local_epochs)
         optimizer = make_optimizer(head, recipe)
         for epoch in range(2):
             generator = numpy_generator(asked.seed, "round", 1, "client", client, "epoch", epoch)
