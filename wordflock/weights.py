@@ -163,7 +163,7 @@ def _download(repository: str) -> Path:
 def _reason(error: Exception) -> str:
     """Why the Hub gave nothing, in a few words."""
     if isinstance(error, ImportError):
-        return 'huggingface_hub is missing, which `pip install "wordflock[train]"` brings'
+        return "huggingface_hub is missing, which Wordflock's extra [train] brings"
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):

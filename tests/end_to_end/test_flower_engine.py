@@ -25,7 +25,7 @@ def program(name: str) -> str:
 def superlink(tmp_path):
     """A SuperLink that simulates; yields the environment in which `flwr` finds it as `here`."""
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed; pip install 'wordflock[ray]'")
+        pytest.skip("ray is not installed, which Wordflock's extra [ray] brings")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]

@@ -152,7 +152,7 @@ def _read_parquet(table: str) -> tuple[list[str], list[dict[str, object]]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise WordflockError(f"{table} needs pyarrow to be read; install wordflock[train] or give a CSV.") from error
+        raise WordflockError(f"{table} needs pyarrow, of the extra [train], to be read; give a CSV.") from error
     content = parquet.read_table(table)
     return content.column_names, content.to_pylist()
 

@@ -398,7 +398,7 @@ class _Espeak:
             import espeakng_loader
         except ImportError as error:
             raise WordflockError(
-                "Synthetic words need espeakng-loader, which is not installed: pip install 'wordflock[train]'."
+                "Synthetic words need espeakng-loader, which is missing; install Wordflock with its extra [train]."
             ) from error
         library, self._data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
         (home / "data").symlink_to(self._data)  # espeak-ng cuts a path to its data at 160 characters
