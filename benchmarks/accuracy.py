@@ -28,7 +28,14 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "federated, 5 rounds": ("simulate", {"rounds": 5}),
     "federated, 10 rounds": ("simulate", {}),
     "federated, exact, one round": ("simulate", {"strategy": "exact"}),
+    "federated, exact, layer last, float16": ("simulate", {"strategy": "exact", "layer": "last", "upload": "float16"}),
     "federated, exact, layer last, float32": ("simulate", {"strategy": "exact", "layer": "last", "upload": "float32"}),
+    "federated, exact, layers 3, last, float16": (
+        "simulate",
+        {"strategy": "exact", "layer": "3+last", "upload": "float16"},
+    ),
+    "federated, exact, layers 2, 3, last, float16": ("simulate", {"strategy": "exact", "upload": "float16"}),
+    "federated, exact, layers 2, 3, last, float32": ("simulate", {"strategy": "exact", "upload": "float32"}),
     "federated, exact, then 10 rounds": ("simulate", {"start": "exact", "learning_rate": 3e-4}),
 }
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5% quantiles of Student's t for this many seeds
