@@ -249,36 +249,31 @@ def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solutio
 
     Raises WordflockError where the sums are no sums of squares.
     """
-    return min((_solve(sums, scale, ridge) for ridge in ridges), key=lambda solution: solution.error)
-
-
-def _solve(sums: Sums, scale: Scale, ridge: float) -> Solution:
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
-
     gram = sums.gram
+    return min((_solve(gram, sums, scale, ridge) for ridge in ridges), key=lambda solution: solution.error)
+
+
+def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:
+    from scipy.linalg import LinAlgError, cho_solve, cholesky
+    from scipy.linalg.lapack import dtrtri
+
     size = len(gram) - 1
-    penalised = gram.copy()
-    penalty = ridge * float(np.trace(gram[:size, :size])) / size
-    penalised[np.arange(size), np.arange(size)] += penalty  # all but the last, the constant
+    diagonal = np.arange(size)  # of all but the last coordinate, the constant
+    penalty = ridge * float(gram[diagonal, diagonal].sum()) / size
+    penalised = gram.copy(order="F")  # LAPACK's order, in which it works in place
+    penalised[diagonal, diagonal] += penalty
     try:
-        factor = cho_factor(penalised, lower=False, overwrite_a=True)
+        factor = cholesky(penalised, lower=False, overwrite_a=True)
     except (LinAlgError, ValueError) as error:
         raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.") from error
-    solution: Array = cho_solve(factor, sums.cross)
+    solution: Array = cho_solve((factor, False), sums.cross)
     # What is left of the labels, from the sums alone: |y - x b|² = |y|² - 2 b·c + b·G b.
     clips = float(sums.counts.sum())
     energy = float(scale.label_weights @ sums.counts)
     residual = energy - 2 * float((solution * sums.cross).sum()) + float((solution * (gram @ solution)).sum())
-    inverse_diagonal = np.square(_inverse_factor(factor[0])).sum(axis=1)
-    freedom = len(gram) - penalty * float(inverse_diagonal[:size].sum())
+    # The squared norms of the rows of U⁻¹ are the diagonal of (UᵀU)⁻¹.
+    inverse, _ = dtrtri(factor, lower=0, overwrite_c=True)
+    freedom = len(gram) - penalty * float(np.square(inverse[:size]).sum())
     validated = residual / clips / max(1e-9, 1 - freedom / clips) ** 2
     weight = solution[:-1] / scale.deviation[:, None]
     return Solution(weight.T.copy(), solution[-1] - scale.mean @ weight, ridge, validated)
-
-
-def _inverse_factor(upper: Array) -> Array:
-    """U⁻¹ of a Cholesky factor; the squared norms of its rows are the diagonal of (UᵀU)⁻¹."""
-    from scipy.linalg.lapack import dtrtri
-
-    inverse, _ = dtrtri(upper, lower=0)
-    return np.triu(inverse)

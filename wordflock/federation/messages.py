@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -31,7 +32,7 @@ def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
     """Weights as they travel."""
     record = ArrayRecord()  # which copies a dictionary of arrays that it is given
     for name, array in weights.items():
-        record[name] = Array.from_numpy_ndarray(array)
+        record[name] = _encoded(array)
     return record
 
 
@@ -40,9 +41,24 @@ def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
     return {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
 
 
+def _encoded(array: NDArray[np.number]) -> Array:
+    """What `Array.from_numpy_ndarray` makes, to the byte, with one copy in place of three: sums are 20 MB a client."""
+    numbers = np.asarray(array, order="C")
+    data = b"".join((_written_header(numbers.dtype, numbers.shape), numbers.data))
+    return Array(str(numbers.dtype), numbers.shape, SType.NUMPY, data)
+
+
+@lru_cache
+def _written_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    header = BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
+
+
 def _decoded(array: Array) -> NDArray[np.float32]:
     """What `array.numpy()` returns, without a copy, and without reading a header that was read before."""
-    if array.stype != "numpy.ndarray" or array.data[:8] != NPY:
+    if array.stype != SType.NUMPY or array.data[:8] != NPY:
         return array.numpy()
     end = 10 + int.from_bytes(array.data[8:10], "little")
     shape, fortran, dtype = _header(array.data[8:end])

@@ -1,0 +1,27 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flwr.app import Array
+
+from wordflock.federation.messages import content, to_record, weights_of
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        np.arange(12, dtype=np.float16)[::2],
+        np.arange(5, dtype=">f4"),
+        np.zeros((0, 3)),
+        np.array(2.5),
+    ],
+    ids=["rows", "columns", "strided", "big end first", "nothing", "a number"],
+)
+def test_arrays_travel_as_flower_sends_them(array):
+    sent = to_record({"a": array})["a"]
+    assert sent == Array.from_numpy_ndarray(np.asarray(array, order="C"))
+    came = weights_of(SimpleNamespace(content=content({"a": array})))["a"]
+    assert came.dtype == array.dtype and came.shape == array.shape and (came == array).all()
+    assert not came.flags.writeable
