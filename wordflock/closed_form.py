@@ -249,12 +249,21 @@ def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solutio
 
     Raises WordflockError where the sums are no sums of squares.
     """
+    from scipy.linalg import LinAlgError
+    from threadpoolctl import threadpool_limits
+
     gram = sums.gram
-    return min((_solve(gram, sums, scale, ridge) for ridge in ridges), key=lambda solution: solution.error)
+    # On one thread: several spin while they wait for one another, ten times as long on a busy machine, and the last
+    # digits would hang on how many there are.
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            return min((_solve(gram, sums, scale, ridge) for ridge in ridges), key=lambda solution: solution.error)
+        except (LinAlgError, ValueError) as error:
+            raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.") from error
 
 
 def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:
-    from scipy.linalg import LinAlgError, cho_solve, cholesky
+    from scipy.linalg import cho_solve, cholesky
     from scipy.linalg.lapack import dtrtri
 
     size = len(gram) - 1
@@ -262,10 +271,7 @@ def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:
     penalty = ridge * float(gram[diagonal, diagonal].sum()) / size
     penalised = gram.copy(order="F")  # LAPACK's order, in which it works in place
     penalised[diagonal, diagonal] += penalty
-    try:
-        factor = cholesky(penalised, lower=False, overwrite_a=True)
-    except (LinAlgError, ValueError) as error:
-        raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.") from error
+    factor = cholesky(penalised, lower=False, overwrite_a=True)
     solution: Array = cho_solve((factor, False), sums.cross)
     # What is left of the labels, from the sums alone: |y - x b|² = |y|² - 2 b·c + b·G b.
     clips = float(sums.counts.sum())
