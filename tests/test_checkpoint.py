@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wordflock.calibration import Calibration
 from wordflock.checkpoint import FORMAT, Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
 from wordflock.errors import WordflockError
 from wordflock.features import FeatureSpec
@@ -177,8 +178,8 @@ def test_what_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    [{}, {"format": "pt"}, {"wordflock": ""}, {"wordflock": "{"}, {"wordflock": "[]"}, {"wordflock": "{}"}]
-    + [{"wordflock": text} for text in ("3", "null", '"x"', "NaN", "true", '{"format": 1}', "[" * 100_000)],
+    [{}, {"format": "pt"}, {"wordflock": json.dumps({"format": FORMAT})}]
+    + [{"wordflock": text} for text in ("", "{", "[]", "{}", "3", "null", '"x"', "NaN", "true", "[" * 100_000)],
     ids=lambda metadata: str(metadata)[:40],
 )
 def test_another_safetensors_file_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
@@ -323,3 +324,9 @@ def assert_whole(path: Path, at_least: int) -> int:
     assert epoch >= at_least
     assert {float(value) for array in checkpoint.weights.values() for value in np.unique(array)} == {float(epoch)}
     return epoch
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.5), (-1.0, 0.5), (float("inf"), 0.5), (1.0, 1.5), (1.0, -0.1)])
+def test_a_calibration_that_no_head_has_is_refused(values: tuple[float, float], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", replace(a_checkpoint(), calibration=Calibration(*values)))
+    assert_refused(tmp_path / "best.safetensors", "is not a checkpoint of Wordflock")

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from wordflock.adamw import AdamW
-from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, set_weights
+from wordflock.calibration import calibrate
+from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
 from wordflock.closed_form import Moments, Sums, SumsFolder, solve
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
@@ -26,7 +27,7 @@ from wordflock.progress import progress
 from wordflock.randomness import numpy_generator
 from wordflock.run import BEST, LAST, METRICS, Run
 from wordflock.settings import HeadSettings, TrainSettings
-from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, put_solution, train_epoch
+from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, predict, put_solution, train_epoch
 
 
 def train(settings: TrainSettings) -> Path:
@@ -147,13 +148,19 @@ def checkpoint_of(
 
 
 def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:
-    """Score the best head on the test split, once, and write down everything about the run."""
-    best = load_checkpoint(run.folder / BEST)
-    head = best.build().to(device(settings))
+    """Calibrate the best head on validation clips, score it on the test split, once, and write down everything."""
+    best, where = load_checkpoint(run.folder / BEST), device(settings)
+    head, validation = best.build().to(where), prepared.features["validation"]
+    if len(validation):
+        logits = predict(head, validation, device=where)
+        best = replace(best, calibration=calibrate(logits, validation.labels, len(prepared.task.keywords)))
+        save_checkpoint(run.folder / BEST, best)
     for split in ("validation", "test"):
         if not len(prepared.features[split]):
             continue  # a server of real devices need not have any clips
-        score = evaluate_head(head, prepared.features[split], best.labels, device=device(settings))
+        score = evaluate_head(
+            head, prepared.features[split], best.labels, device=where, temperature=best.calibration.temperature
+        )
         metrics = {**metrics, split: score.as_json()}
         low, high = score.interval
         if split == "test":

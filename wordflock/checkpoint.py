@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.calibration import Calibration
 from wordflock.errors import WordflockError
 from wordflock.features import LONGEST_WINDOW, SHORTEST_WINDOW, FeatureSpec, names_layers
 from wordflock.files import load_tensors, save_tensors
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from wordflock.head import Head
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Checkpoint:
     spec: FeatureSpec
     weights: dict[str, NDArray[np.float32]]
     training: dict[str, Any] = field(default_factory=dict)  # mode, epoch or round, validation accuracy, seed
+    calibration: Calibration = field(default_factory=Calibration)
 
     def build(self) -> Head:
         """The head with its weights; its size was allowed when it was trained."""
@@ -57,6 +60,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         if about.pop("format") != FORMAT:
             raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it anew.")
         about["spec"] = FeatureSpec(**about["spec"])
+        about["calibration"] = Calibration(**about["calibration"])
         checkpoint = Checkpoint(weights=weights, **about)
         _check(checkpoint)
         checkpoint.build()
@@ -80,12 +84,16 @@ def _check(checkpoint: Checkpoint) -> None:
         *((text, str) for text in (spec.encoder, spec.fingerprint, spec.layer)),
         (spec.window, float),
         (spec.pooled, bool),
+        (checkpoint.calibration.temperature, float),
+        (checkpoint.calibration.threshold, float),
     ]
     for value, kind in kinds:
         if type(value) is not kind:
             raise TypeError(f"{value!r} is no {kind.__name__}")
     if len(set(labels)) != len(labels):
         raise ValueError("a label stands twice")
+    if not 0 < checkpoint.calibration.temperature < math.inf or not 0 <= checkpoint.calibration.threshold <= 1:
+        raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):

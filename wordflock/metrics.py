@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.calibration import calibration_error, cross_entropy
+
 
 @dataclass(frozen=True)
 class Score:
@@ -18,6 +20,7 @@ class Score:
     interval: tuple[float, float]  # Wilson, 95%
     clips: int
     loss: float  # mean cross-entropy, nats a clip
+    calibration_error: float  # expected, in 15 bins
     recall: dict[str, float | None]  # by label; None where no clip has the label
     confusion: list[list[int]]  # rows: the true label; columns: the predicted one
     labels: list[str]
@@ -33,15 +36,14 @@ def score(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: list[st
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
     np.add.at(confusion, (truth, logits.argmax(axis=1)), 1)
     correct, clips = int(np.trace(confusion)), len(truth)
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(clips), truth]
     totals = confusion.sum(axis=1)
     recall = {label: float(confusion[i, i] / totals[i]) if totals[i] else None for i, label in enumerate(labels)}
     return Score(
         accuracy=correct / clips,
         interval=wilson_interval(correct, clips),
         clips=clips,
-        loss=float(losses.mean()),
+        loss=cross_entropy(logits, truth),
+        calibration_error=calibration_error(logits, truth),
         recall=recall,
         confusion=confusion.tolist(),
         labels=labels,

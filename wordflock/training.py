@@ -123,9 +123,12 @@ def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) ->
     return generator.permutation(interleaved)
 
 
-def evaluate_head(head: nn.Module, features: Features, labels: list[str], *, device: str = "cpu") -> Score:
+def evaluate_head(
+    head: nn.Module, features: Features, labels: list[str], *, device: str = "cpu", temperature: float = 1.0
+) -> Score:
     """Score a head on features."""
-    return score(predict(head, features, device=device), features.labels, labels, count_parameters(head))
+    logits = predict(head, features, device=device) / np.float32(temperature)
+    return score(logits, features.labels, labels, count_parameters(head))
 
 
 def predict(head: nn.Module, features: Features, *, device: str = "cpu") -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from wordflock.errors import WordflockError
 from wordflock.metrics import Score
 from wordflock.prepare import device, prepare
 from wordflock.settings import DataSettings, Settings
-from wordflock.task import Task
+from wordflock.task import SILENCE, UNKNOWN, Task
 
 
 def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
@@ -31,11 +31,20 @@ def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
     everything = Settings(**{key: getattr(settings, key) for key in vars(settings)})
     prepared = prepare(everything, [split], task=Task.of_labels(checkpoint.labels), spec=checkpoint.spec)
     where = device(settings)
-    return evaluate_head(checkpoint.build().to(where), prepared.features[split], checkpoint.labels, device=where)
+    return evaluate_head(
+        checkpoint.build().to(where),
+        prepared.features[split],
+        checkpoint.labels,
+        device=where,
+        temperature=checkpoint.calibration.temperature,
+    )
 
 
 def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, float]]:
-    """The file, the most probable label and its probability, for each audio file."""
+    """The file, the most probable label and its probability, for each audio file.
+
+    A keyword that is less probable than the checkpoint's threshold is `_unknown_` instead.
+    """
     import torch
 
     from wordflock.encoder import load_encoder
@@ -50,9 +59,10 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
         with torch.inference_mode():
             # Through float16, as the head's training features went.
             features = encoder(torch.from_numpy(log_mel(fit(clip, samples)[np.newaxis]))).half().float()
-            probabilities = torch.softmax(head(features), dim=1)[0]
-        best = int(probabilities.argmax())
-        yield file, checkpoint.labels[best], float(probabilities[best])
+            shares = torch.softmax(head(features) / checkpoint.calibration.temperature, dim=1)[0]
+        best = int(shares.argmax())
+        label, sure = checkpoint.labels[best], float(shares[best])
+        yield file, UNKNOWN if sure < checkpoint.calibration.threshold and label != SILENCE else label, sure
 
 
 def same_encoder(checkpoint: Checkpoint, path: str) -> None:
@@ -71,5 +81,6 @@ def format_score(score: Score) -> str:
     """The score as text."""
     low, high = score.interval
     lines = [f"accuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips, loss {score.loss:.4f}"]
+    lines += [f"expected calibration error {score.calibration_error:.4f}"]
     lines += [f"  {label:<12} recall " + ("-" if r is None else f"{r:.4f}") for label, r in score.recall.items()]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ from wordflock.training import put_solution
 ATTEMPTS = 3  # at one round, each with other clients
 LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
 AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
-NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
+NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
 
 
 @dataclass(frozen=True)
