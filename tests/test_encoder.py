@@ -82,6 +82,16 @@ def test_pooled_features_are_the_mean_and_the_standard_deviation_over_the_frames
     np.testing.assert_allclose(pooled[:, 1], frames.std(axis=1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("by", "frames"), [(2, 35), (3, 24), (4, 18), (70, 1), (100, 1)])
+def test_pooled_neighbours_are_their_means(tensors, short, by, frames):
+    with torch.inference_mode():
+        every = build_encoder(SMALL, tensors, "1+last")(short).double().numpy()
+        pooled = build_encoder(SMALL, tensors, "1+last", frame_pooling=by)(short).numpy()
+    means = [every[:, start : start + by].mean(axis=1) for start in range(0, 70, by)]
+    assert pooled.shape == (2, frames, 64)
+    np.testing.assert_allclose(pooled, np.stack(means, axis=1), atol=1e-5)
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.4, 30.0])
 def test_a_window_of_any_length(tensors, seconds):
     frames = round(seconds * 50)

@@ -27,7 +27,7 @@ from wordflock import weights
 from wordflock.audio import SAMPLE_RATE, fit, read_clip
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
-from wordflock.features import BATCH, FeatureSpec, FeatureStore, encode_clips, feature_spec
+from wordflock.features import BATCH, FeatureSpec, FeatureStore, encode_clips, feature_spec, gathered, with_variants
 
 SPEC = FeatureSpec("small", "ab" * 32, 0.2, "last")
 WIDTH = 8
@@ -455,14 +455,16 @@ def test_a_layer_that_no_encoder_has_is_refused(layer: str) -> None:
     window=st.floats(0.2, 30.0),
     layer=st.sampled_from(["last", "1", "12", "2+last", "1+2", "2+3+last", "9+10+12"]),
     pooled=st.booleans(),
+    by=st.integers(1, 7),
 )
-def test_a_spec_has_whole_frames_and_the_weights_fingerprint(window: float, layer: str, pooled: bool) -> None:
+def test_a_spec_has_whole_frames_and_the_weights_fingerprint(window: float, layer: str, pooled: bool, by: int) -> None:
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
         file.write(b"weights")
         file.flush()
-        spec = feature_spec(file.name, window, layer, pooled)
+        spec = feature_spec(file.name, window, layer, pooled, by)
     assert (spec.fingerprint, spec.layer, spec.pooled) == (sha256(b"weights").hexdigest(), layer, pooled)
-    assert spec.frames == (2 if pooled else pytest.approx(50 * spec.window)) and type(spec.frames) is int
+    assert spec.frames == (2 if pooled else -(-round(50 * spec.window) // by)) and type(spec.frames) is int
+    assert spec.frame_pooling == (1 if pooled else by)
     assert abs(spec.window - window) <= 0.01 + 1e-9
 
 
@@ -570,6 +572,54 @@ def test_pooled_features_are_encoded_kept_and_learned_from(
     again = encode_clips(recordings, labels, spec, tmp_path, "cpu")
     assert len(counted) == 44 and again.batch(np.arange(22))[0].numpy().tobytes() == of_pooled.tobytes()
     assert predict(build_head("linear", spec.frames, width, 3), again).shape == (22, 3)
+
+
+def test_pooled_neighbours_have_a_store_of_their_own(
+    encoder_file: Path, recordings: list[Clip], counted: list[str], tmp_path: Path
+) -> None:
+    every, halved = (feature_spec(str(encoder_file), 0.3, "last", frame_pooling=by) for by in (1, 2))
+    x, y = (
+        encode_clips(recordings, range(22), spec, tmp_path, "cpu").batch(np.arange(22))[0] for spec in (every, halved)
+    )
+    assert len(counted) == 44 and x.shape == (22, 15, 32) and y.shape == (22, 8, 32)
+    means = [x[:, start : start + 2].mean(dim=1) for start in range(0, 15, 2)]
+    assert all(y[:, index].allclose(mean, atol=2e-3) for index, mean in enumerate(means))
+
+
+def test_variants_are_encoded_once_and_drawn_in_training_only(
+    encoder_file: Path, recordings: list[Clip], counted: list[str], tmp_path: Path
+) -> None:
+    spec = feature_spec(str(encoder_file), 0.3, "last")
+    clips = with_variants(recordings, 2)
+    encoded = encode_clips(clips, [0] * 66, spec, tmp_path, "cpu")
+    features = gathered(encoded, 22)
+    assert len(features) == 22 and len(counted) == len(set(counted)) == 66
+    again = encode_clips(with_variants(recordings, 1), [0] * 44, spec, tmp_path, "cpu")
+    assert len(counted) == 66 and again.rows.tolist() == encoded.rows[:44].tolist()
+    everything = encoded.batch(np.arange(66))[0].reshape(3, 22, 15, 32)
+    chosen = np.array([3, 7, 7, 20])
+    assert features.batch(chosen)[0].equal(everything[0, chosen])
+    seen = set()
+    for seed in range(40):
+        x, _ = features.select(chosen).batch(np.arange(4), np.random.default_rng(seed))
+        for place, clip in enumerate(chosen):
+            (which,) = [version for version in range(3) if x[place].equal(everything[version, clip])]
+            seen.add((place, which))
+    assert len(seen) == 12  # each of the clips as itself and as each of its variants
+
+
+def test_a_variant_is_the_encoder_s_of_the_varied_clip(
+    encoder_file: Path, recordings: list[Clip], tmp_path: Path
+) -> None:
+    import soundfile
+
+    from wordflock.augment import vary
+
+    spec, clip = feature_spec(str(encoder_file), 0.3, "last"), recordings[5]
+    soundfile.write(tmp_path / "varied.wav", vary(read_clip(clip.path), clip.key, 2), SAMPLE_RATE, subtype="FLOAT")
+    both = [replace(clip, variant=2), clip_of(tmp_path / "varied.wav")]
+    x, _ = encode_clips(both, [0, 1], spec, tmp_path, "cpu").batch(np.arange(2))
+    assert x[0].allclose(x[1], rtol=2e-3, atol=2e-3)
 
 
 def test_a_window_that_is_longer_than_the_encoder_sees_is_refused(

@@ -20,11 +20,14 @@ from wordflock.weights import Dimensions, find, load
 class Encoder(nn.Module):
     """Log-mel spectrograms, shape (batch, 80, 2 × frames), to features, shape (batch, frames, width)."""
 
-    def __init__(self, dimensions: Dimensions, layer: str = "last", pooled: bool = False) -> None:
+    def __init__(
+        self, dimensions: Dimensions, layer: str = "last", pooled: bool = False, frame_pooling: int = 1
+    ) -> None:
         """The output is that of `layer`: "last", after the final norm, or "1" and so on; nothing above it is built.
         Several layers, "2+3+last", stand side by side: the width is then as many times that of one.
 
         `pooled`: the mean and the standard deviation over the frames in their place, shape (batch, 2, width).
+        `frame_pooling`: the mean of so many neighbouring frames in their place.
         Raises WordflockError where there is no such layer.
         """
         super().__init__()
@@ -32,7 +35,7 @@ class Encoder(nn.Module):
         self.conv1 = nn.Conv1d(dimensions.mels, width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(dimensions.positions, width))
-        self.wanted, self.pooled = layer.split("+"), pooled
+        self.wanted, self.pooled, self.frame_pooling = layer.split("+"), pooled, frame_pooling
         depths = [dimensions.layers if part == "last" else int(part) for part in self.wanted]
         if min(depths) < 1 or max(depths) > dimensions.layers:
             raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and not all of {layer}.")
@@ -52,9 +55,11 @@ class Encoder(nn.Module):
         if "last" in self.wanted:
             outputs.append(self.norm(x))
         features = torch.cat(outputs, dim=2)
-        return (
-            torch.stack([features.mean(dim=1), features.std(dim=1, correction=0)], dim=1) if self.pooled else features
-        )
+        if self.pooled:
+            return torch.stack([features.mean(dim=1), features.std(dim=1, correction=0)], dim=1)
+        if self.frame_pooling > 1:
+            return F.avg_pool1d(features.transpose(1, 2), self.frame_pooling, ceil_mode=True).transpose(1, 2)
+        return features
 
 
 class Layer(nn.Module):
@@ -91,14 +96,18 @@ def load_encoder(spec: FeatureSpec) -> Encoder:
             f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "
             f"take a shorter --window than {spec.window}."
         )
-    return build_encoder(dimensions, tensors, spec.layer, spec.pooled)
+    return build_encoder(dimensions, tensors, spec.layer, spec.pooled, spec.frame_pooling)
 
 
 def build_encoder(
-    dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]], layer: str = "last", pooled: bool = False
+    dimensions: Dimensions,
+    tensors: dict[str, NDArray[np.float32]],
+    layer: str = "last",
+    pooled: bool = False,
+    frame_pooling: int = 1,
 ) -> Encoder:
     """The encoder with the given weights (transformers' names), frozen, in evaluation mode."""
-    encoder = Encoder(dimensions, layer, pooled)
+    encoder = Encoder(dimensions, layer, pooled, frame_pooling)
     wanted = encoder.state_dict().keys()
     renamed = {
         name: torch.from_numpy(array) for name, array in _renamed(tensors, len(encoder.layers)) if name in wanted

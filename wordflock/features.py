@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from wordflock.data import read_samples
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
 from wordflock.progress import progress
+from wordflock.settings import POOLED_HEADS, Settings
 from wordflock.spectrogram import log_mel
 from wordflock.weights import find
 
@@ -41,6 +42,7 @@ CUDA_BATCH = 512  # clips, to fill a GPU; chosen on paper, as no GPU was at hand
 CHECKED_ROWS = 32
 FRAMES_PER_SECOND = 50
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.2, 30.0  # seconds
+VARIED_SHARE = 0.5  # of the clips in a training batch that come as one of their variants
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,27 @@ class FeatureSpec:
     window: float  # seconds, a whole number of 20 ms frames
     layer: str  # "last" is the top layer after the final norm; "2" the second layer as it is; "2+last" both
     pooled: bool = False  # over the frames: their mean and standard deviation in place of two frames
+    frame_pooling: int = 1  # neighbouring frames that one is the mean of; the last of a clip may be of fewer
 
     @property
     def frames(self) -> int:
-        """Frames in a clip's features, at 50 a second."""
-        return 2 if self.pooled else round(self.window * FRAMES_PER_SECOND)
+        """Frames in a clip's features: of 50 a second, those that pooling leaves."""
+        return 2 if self.pooled else math.ceil(round(self.window * FRAMES_PER_SECOND) / self.frame_pooling)
 
     @property
     def folder(self) -> str:
         """The store's folder below the cache."""
-        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{'-pooled' * self.pooled}"
+        pooling = "-pooled" if self.pooled else f"-by{self.frame_pooling}" if self.frame_pooling > 1 else ""
+        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}"
 
 
-def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False) -> FeatureSpec:
+def spec_of(settings: Settings) -> FeatureSpec:
+    """The spec of the features that the settings ask for. Raises WordflockError as `feature_spec` does."""
+    pooled = settings.head in POOLED_HEADS
+    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, settings.frame_pooling)
+
+
+def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False, frame_pooling: int = 1) -> FeatureSpec:
     """The spec of an encoder's features; finds the encoder, but does not load it.
 
     Raises WordflockError for a window outside 0.2 to 30 s, a layer that is neither "last" nor a number, and an
@@ -77,7 +87,9 @@ def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False) 
             f"Layer {layer!r} is neither 'last' nor a number from 1 on, nor rising ones joined by '+'."
         )
     frames = round(window * FRAMES_PER_SECOND)
-    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled)
+    # The pooling over all frames leaves nothing for that of neighbours to do.
+    by = 1 if pooled else frame_pooling
+    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled, by)
 
 
 def names_layers(layer: str) -> bool:
@@ -96,27 +108,38 @@ class Features:
     array: NDArray[np.float16]  # (rows of the store, frames, width), memory-mapped
     rows: NDArray[np.int64]  # (clips,), where in `array` each clip is
     labels: NDArray[np.int64]  # (clips,)
+    variants: NDArray[np.int64] | None = None  # (clips, variants), where in `array` each clip's variants are
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, chosen: NDArray[np.int64]) -> Features:
+    def select(self, chosen: NDArray[np.int64] | slice) -> Features:
         """Some of the clips."""
-        return Features(self.array, self.rows[chosen], self.labels[chosen])
+        variants = None if self.variants is None else self.variants[chosen]
+        return Features(self.array, self.rows[chosen], self.labels[chosen], variants)
 
     def part(self, start: int, stop: int) -> Features:
         """The clips from `start` up to `stop`."""
-        return Features(self.array, self.rows[start:stop], self.labels[start:stop])
+        return self.select(slice(start, stop))
 
-    def batch(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Features, float32 of shape (chosen, frames, width), and labels of shape (chosen,)."""
+    def batch(self, chosen: NDArray[np.int64], generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Features, float32 of shape (chosen, frames, width), and labels of shape (chosen,).
+
+        Given a generator, half of the clips, drawn by it, are replaced by one of their variants, where there are any.
+        """
         import torch
 
-        return torch.from_numpy(self.array[self.rows[chosen]]).float(), torch.from_numpy(self.labels[chosen])
+        rows = self.rows[chosen]
+        if generator is not None and self.variants is not None:
+            drawn = self.variants[chosen, generator.integers(self.variants.shape[1], size=len(chosen))]
+            rows = np.where(generator.random(len(chosen)) < VARIED_SHARE, drawn, rows)
+        return torch.from_numpy(self.array[rows]).float(), torch.from_numpy(self.labels[chosen])
 
 
 def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, cache: Path, device: str) -> Features:
     """The features of clips, encoding those that the store below `cache` does not have yet.
+
+    Variants are clips of their own here: see `with_variants`.
 
     Interrupted, it keeps what it has read so far; killed, it loses the few batches in hand. Raises WordflockError where
     a clip can no longer be read, the disk is full or the store is damaged.
@@ -130,6 +153,17 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
         known = store.rows(keys)
     rows = np.array([known[key] for key in keys], dtype=np.int64)
     return Features(store.array(), rows, np.array(labels, dtype=np.int64))
+
+
+def with_variants(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """The clips, then variant 1 of all of them, and so on."""
+    return [replace(clip, variant=number) for number in range(count + 1) for clip in clips]
+
+
+def gathered(features: Features, clips: int) -> Features:
+    """The features of `clips` clips from those of `with_variants`, each clip with its variants at hand."""
+    rows = features.rows.reshape(-1, clips)
+    return Features(features.array, rows[0], features.labels[:clips], rows[1:].T if len(rows) > 1 else None)
 
 
 def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from wordflock.data import load_clips
 from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.errors import WordflockError
-from wordflock.features import Features, FeatureSpec, encode_clips, feature_spec
-from wordflock.settings import POOLED_HEADS, DataSettings, Settings
+from wordflock.features import Features, FeatureSpec, encode_clips, gathered, spec_of, with_variants
+from wordflock.settings import DataSettings, Settings
 from wordflock.task import Examples, Task, choose_task, examples
 
 SYNTHETIC = "synthetic"
@@ -39,7 +39,7 @@ def prepare(
 
     Raises WordflockError where a split has no clips.
     """
-    spec = spec or feature_spec(settings.encoder, settings.window, settings.layer, pooled=settings.head in POOLED_HEADS)
+    spec = spec or spec_of(settings)
     table = load_table(settings)
     task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}
@@ -50,14 +50,15 @@ def prepare(
                 "name the splits in a --table, or use a data set of more speakers."
             )
     # One call for all splits, so that there is one progress bar and one look at the store.
-    together = [pair for those in chosen.values() for pair in zip(those.clips, those.labels, strict=True)]
-    encoded = encode_clips(
-        [clip for clip, _ in together], [label for _, label in together], spec, settings.cache_folder, device(settings)
-    )
+    variants = {split: settings.variants if split == "train" else 0 for split in chosen}
+    clips = {split: with_variants(those.clips, variants[split]) for split, those in chosen.items()}
+    together = [clip for those in clips.values() for clip in those]
+    labels = [label for split, those in chosen.items() for label in those.labels * (1 + variants[split])]
+    encoded = encode_clips(together, labels, spec, settings.cache_folder, device(settings))
     features, start = {}, 0
     for split, those in chosen.items():
-        stop = start + len(those.clips)
-        features[split] = encoded.part(start, stop)
+        stop = start + len(clips[split])
+        features[split] = gathered(encoded.part(start, stop), len(those.clips))
         start = stop
     return Prepared(table, task, spec, chosen, features)
 

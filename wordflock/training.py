@@ -74,7 +74,7 @@ def train_epoch(
     total = 0.0
     for index in range(batches):
         chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-        x, y = features.batch(chosen)
+        x, y = features.batch(chosen, generator)
         for group in optimizer.param_groups:
             progress = (epoch * batches + index) / (recipe.epochs * batches)
             group["lr"] = recipe.learning_rate * schedule(progress, recipe.warm_up)

@@ -53,12 +53,14 @@ def load_clips(source: str | Path, *, cache: Path, speaker_pattern: str = "", ta
 
 
 def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
-    """The samples of each clip in turn, 16 kHz mono, shape (samples,): a whole recording, or a crop times its gain.
+    """The samples of each clip in turn, 16 kHz mono, shape (samples,): a whole recording, or a crop times its gain, or
+    the variant of it that the clip asks for.
 
     Clips sorted by (path, offset) are read in one pass over every archive. Crops of one recording decode it once.
     Raises WordflockError for a recording that vanished or changed since the clips were loaded.
     """
     from wordflock.audio import SAMPLE_RATE, fit, read_clip
+    from wordflock.augment import vary
 
     with Reader() as reader:
 
@@ -69,14 +71,19 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
             return read_clip(data, recording.name)
 
         read_and_keep = lru_cache(_KEPT_RECORDINGS)(read)
-        for clip in clips:
+
+        def samples_of(clip: Clip) -> NDArray[np.float32]:
             if clip.start is None:
-                yield read(clip)
-                continue
+                return read(clip)
             # All crops of a recording ask for it by the same name.
             recording = read_and_keep(replace(clip, word="", split="", seconds=0.0, start=None, gain=1.0))
             first, samples = round(clip.start * SAMPLE_RATE), round(clip.seconds * SAMPLE_RATE)
-            yield fit(recording[first : first + samples], samples) * np.float32(clip.gain)
+            return fit(recording[first : first + samples], samples) * np.float32(clip.gain)
+
+        for clip in clips:
+            original = replace(clip, variant=0)
+            samples = samples_of(original)
+            yield vary(samples, original.key, clip.variant) if clip.variant else samples
 
 
 def _sentence(faults: Sequence[Fault]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
+from wordflock.augment import VERSION
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -13,6 +15,7 @@ class Clip:
     """One utterance, and where its samples are.
 
     A clip is a whole recording, or (silence) `seconds` of one from `start` on, multiplied by `gain`.
+    `variant` above 0 is another version of the same clip.
     `path` is an audio file, or an archive that holds the recording at `offset`, `size` bytes long, in its
     uncompressed stream (a plain file has offset 0).
     """
@@ -28,13 +31,15 @@ class Clip:
     content: str  # SHA-256 of the recording's bytes, hexadecimal
     start: float | None = None  # None: the whole recording
     gain: float = 1.0
+    variant: int = 0  # 0: as it was recorded; see augment.py
 
     @property
     def key(self) -> str:
         """What the features of this clip are stored under: the same samples always give the same key."""
-        if self.start is None:
-            return self.content
-        return sha256(f"{self.content} {self.start!r} {self.seconds!r} {self.gain!r}".encode()).hexdigest()
+        key = self.content
+        if self.start is not None:
+            key = sha256(f"{self.content} {self.start!r} {self.seconds!r} {self.gain!r}".encode()).hexdigest()
+        return f"{key}-{VERSION}.{self.variant}" if self.variant else key
 
 
 @dataclass(frozen=True, slots=True)

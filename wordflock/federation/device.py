@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wordflock.errors import WordflockError
 from wordflock.features import Features, FeatureSpec, FeatureStore
 from wordflock.files import write_atomically
-from wordflock.settings import POOLED_HEADS, ClientSettings
+from wordflock.settings import ClientSettings
 from wordflock.task import SILENCE, UNKNOWN, Task
 
 MOST_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
@@ -34,8 +34,8 @@ class Device:
     name: str
     cache: str
     spec: FeatureSpec
-    train: list[tuple[int, str]]  # a clip's row in the feature store, and its word
-    held_back: list[tuple[int, str]]
+    train: list[tuple[list[int], str]]  # the rows of a clip and its variants in the feature store, and its word
+    held_back: list[tuple[list[int], str]]
     encode_seconds: float
     min_clips: int = 8
     secure_sums: bool = False
@@ -44,10 +44,12 @@ class Device:
         """The clips for training and those held back, without the ones whose words the task has no place for."""
         task, array = Task.of_labels(labels), FeatureStore(Path(self.cache), self.spec).array()
 
-        def chosen(clips: list[tuple[int, str]]) -> Features:
-            placed = [(row, label) for row, word in clips if (label := task.label_of(word)) is not None]
-            rows, numbers = np.array(placed, dtype=np.int64).reshape(-1, 2).T
-            return Features(array, rows, numbers)
+        def chosen(clips: list[tuple[list[int], str]]) -> Features:
+            placed = [(rows, label) for rows, word in clips if (label := task.label_of(word)) is not None]
+            rows = np.array([rows for rows, _ in placed], dtype=np.int64).reshape(len(placed), -1)
+            numbers = np.array([label for _, label in placed], dtype=np.int64)
+            variants = rows[:, 1:] if rows.shape[1] > 1 else None
+            return Features(array, rows[:, 0] if len(placed) else numbers, numbers, variants)
 
         return chosen(self.train), chosen(self.held_back)
 
@@ -57,7 +59,7 @@ def prepare_device(settings: ClientSettings) -> Path:
 
     Raises WordflockError where there are no clips, or the number of the client is not below that of all clients.
     """
-    from wordflock.features import encode_clips, feature_spec
+    from wordflock.features import encode_clips, spec_of, with_variants
     from wordflock.partition import hold_back
     from wordflock.prepare import device, load_table
     from wordflock.task import examples
@@ -90,14 +92,15 @@ def prepare_device(settings: ClientSettings) -> Path:
         train, held_back = hold_back(np.arange(len(chosen)), settings.held_back, settings.seed, _number(settings))
     if not chosen:
         raise WordflockError(f"There are no clips in {settings.data}; --data names a folder with a folder a word.")
-    spec = feature_spec(settings.encoder, settings.window, settings.layer, settings.head in POOLED_HEADS)
+    spec = spec_of(settings)
     started = time.perf_counter()
-    clips, zeros = [clip for clip, _ in chosen], [0] * len(chosen)
-    rows = encode_clips(clips, zeros, spec, settings.cache_folder, device(settings)).rows
+    clips = with_variants([clip for clip, _ in chosen], settings.variants)
+    rows = encode_clips(clips, [0] * len(clips), spec, settings.cache_folder, device(settings)).rows
+    versions = rows.reshape(-1, len(chosen)).T.tolist()
     seconds = time.perf_counter() - started
 
-    def part(places: NDArray[np.int64]) -> list[tuple[int, str]]:
-        return [(int(rows[place]), chosen[place][1]) for place in places]
+    def part(places: NDArray[np.int64]) -> list[tuple[list[int], str]]:
+        return [(versions[place], chosen[place][1]) for place in places]
 
     cache = settings.cache_folder.resolve()
     known = Device(

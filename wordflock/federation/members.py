@@ -10,7 +10,7 @@ import numpy as np
 
 from wordflock.errors import WordflockError
 from wordflock.features import Features, FeatureSpec
-from wordflock.settings import POOLED_HEADS, FederationSettings, ServerSettings
+from wordflock.settings import FederationSettings, ServerSettings
 from wordflock.task import DEFAULT_KEYWORDS, Task
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def server_side(settings: ServerSettings) -> Prepared:
     where none are named, as in Speech Commands.
     """
     from wordflock.data.clips import ClipTable
-    from wordflock.features import feature_spec
+    from wordflock.features import spec_of
     from wordflock.prepare import Prepared, prepare
     from wordflock.weights import find, load
 
@@ -77,7 +77,7 @@ def server_side(settings: ServerSettings) -> Prepared:
         task = Task(tuple(settings.keyword_list or DEFAULT_KEYWORDS), silence, unknown)
         if len(task.labels) < 2:
             raise WordflockError(f"A task needs two labels at least, and this one has {task.labels}; see --keywords.")
-        spec = feature_spec(settings.encoder, settings.window, settings.layer, settings.head in POOLED_HEADS)
+        spec = spec_of(settings)
         prepared = Prepared(ClipTable("the clients", "speech_commands", ()), task, spec, {}, {})
         width = load(find(settings.encoder))[0].width
     nothing = np.empty(0, dtype=np.int64)
