@@ -104,9 +104,9 @@ class Watched(Features):
 
     asked: list[int] = []  # noqa: RUF012
 
-    def batch(self, chosen: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, chosen: NDArray[np.int64], generator: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked.extend(chosen.tolist())
-        return super().batch(chosen)
+        return super().batch(chosen, generator)
 
 
 def test_without_balance_an_epoch_is_every_clip_once_in_another_order_each_time() -> None:
@@ -312,3 +312,20 @@ def test_our_adamw_is_torch_s_to_the_last_byte() -> None:
     assert remembered[0].keys() == remembered[1].keys()
     for place, slots in remembered[0].items():
         assert all(torch.equal(slots[key], remembered[1][place][key]) for key in slots)
+
+
+def test_a_constant_learning_rate_is_its_peak_throughout() -> None:
+    features, recipe = words(60), replace(RECIPE, constant=True)
+    head = build_head("mean", FRAMES, WIDTH, LABELS)
+    optimizer, rates = make_optimizer(head, recipe), set[float]()
+    for epoch in range(recipe.epochs):
+        train_epoch(
+            head,
+            optimizer,
+            features,
+            recipe,
+            np.random.default_rng(0),
+            epoch=epoch,
+            step=lambda clips, loss: rates.update(group["lr"] for group in optimizer.param_groups),
+        )
+    assert rates == {recipe.learning_rate}

@@ -11,6 +11,24 @@ from wordflock.errors import WordflockError
 
 HEADS = ("attentive", "convolution", "mean", "linear", "normalized")
 POOLED_HEADS = ("linear", "normalized")  # which work on frames pooled before they are stored
+# Values for options that are not given, by the name of a recipe.
+RECIPES: dict[str, dict[str, Any]] = {
+    "wordflock": {},
+    # What this grew from: ../shared/notes/seed.md says 30 s windows, and one local epoch of Adam at 1e-3.
+    "seed": {
+        "window": 30.0,
+        "layer": "last",
+        "frame_pooling": 1,
+        "head": "convolution",
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "epochs": 3,
+        "local_epochs": 1,
+    },
+}
 
 
 def option(
@@ -135,6 +153,11 @@ class HeadSettings(Settings):
     allow_large_head: bool = option(False, "Allow a head of over 800,000 parameters.")
     batch_size: int = option(64, "Clips in a training batch.", least=1)
     learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9, most=10.0)
+    schedule: str = option(
+        "cosine",
+        "Learning rate over the (local) epochs: up and then down in half a cosine, or constant.",
+        choices=("cosine", "constant"),
+    )
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
     label_smoothing: float = option(0.05, "Label smoothing of the loss.", least=0, most=0.9)
     dp_epsilon: float | None = option(

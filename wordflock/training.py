@@ -36,6 +36,7 @@ class Recipe:
     label_smoothing: float
     balanced: bool = True  # draw every label equally often
     warm_up: float = 0.1  # share of all steps in which the learning rate rises; it falls as a cosine after
+    constant: bool = False  # the learning rate stays at its peak instead
     proximal: float = 0.0  # FedProx's μ: how strongly the head is held to where it started
 
     @classmethod
@@ -47,6 +48,7 @@ class Recipe:
             settings.learning_rate,
             settings.weight_decay,
             settings.label_smoothing,
+            constant=settings.schedule == "constant",
             proximal=proximal,
         )
 
@@ -77,7 +79,8 @@ def train_epoch(
         x, y = features.batch(chosen, generator)
         for group in optimizer.param_groups:
             progress = (epoch * batches + index) / (recipe.epochs * batches)
-            group["lr"] = recipe.learning_rate * schedule(progress, recipe.warm_up)
+            share = 1.0 if recipe.constant else schedule(progress, recipe.warm_up)
+            group["lr"] = recipe.learning_rate * share
         loss = F.cross_entropy(head(x.to(device)), y.to(device), label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         objective = loss

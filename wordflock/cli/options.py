@@ -12,8 +12,10 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 import typer
+from click.core import ParameterSource
 
 from wordflock.errors import WordflockError
+from wordflock.settings import RECIPES, Settings
 
 USERS_MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -31,13 +33,16 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
             if isinstance(hint, type) and is_dataclass(hint):
                 settings[parameter.name] = hint
                 parameters += _options(hint)
+                if issubclass(hint, Settings):
+                    parameters.append(_RECIPE)
             else:
                 parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
 
         def run(**values: Any) -> None:
             with one_sentence():
+                recipe = RECIPES[values.pop("recipe", "wordflock")]
                 made = {
-                    parameter: cls(**{f.name: values.pop(f.name) for f in fields(cls)})
+                    parameter: cls(**{f.name: _value(f.name, values.pop(f.name), recipe) for f in fields(cls)})
                     for parameter, cls in settings.items()
                 }
                 function(**values, **made)
@@ -72,6 +77,26 @@ def one_sentence() -> Iterator[None]:
 def _end(sentence: str, status: int) -> None:
     print(sentence, file=sys.stderr)
     raise typer.Exit(status) from None
+
+
+def _value(name: str, value: Any, recipe: dict[str, Any]) -> Any:
+    """The recipe's value of an option that is not given."""
+    given = click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+    return value if given else recipe.get(name, value)
+
+
+_RECIPE = inspect.Parameter(
+    "recipe",
+    inspect.Parameter.KEYWORD_ONLY,
+    default="wordflock",
+    annotation=Annotated[
+        str,
+        typer.Option(
+            help="Values for the options that are not given; 'seed' is the system that Wordflock grew from.",
+            click_type=click.Choice(list(RECIPES)),
+        ),
+    ],
+)
 
 
 def _options(cls: type) -> list[inspect.Parameter]:
