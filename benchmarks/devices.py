@@ -43,7 +43,7 @@ os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}})
 import numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from wordflock.features import encode_clips, feature_spec
+from wordflock.features import encode_clips, spec_of
 from wordflock.prepare import load_table
 from wordflock.settings import FederationSettings
 from wordflock.task import choose_task, examples
@@ -54,7 +54,7 @@ table = load_table(settings)
 task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
 those = examples(table, task, "train", 0)
 chosen = np.random.default_rng(0).permutation(len(those.clips))[:{CLIPS}]
-spec = feature_spec(settings.encoder, settings.window, settings.layer)
+spec = spec_of(settings)
 clips, labels = [those.clips[i] for i in chosen], [those.labels[i] for i in chosen]
 out = {{"clips": len(clips)}}
 wall, cpu = time.perf_counter(), time.process_time()

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.clips import chosen_clips, features_of, run, seconds
 from benchmarks.rounds import few_clips, rounds_in_process
-from wordflock.features import Features, encode_clips, feature_spec
+from wordflock.features import Features, encode_clips, spec_of
 from wordflock.head import build_head
 from wordflock.settings import TrainSettings
 from wordflock.training import Recipe, make_optimizer, train_epoch
@@ -24,7 +24,7 @@ DEFAULT, FAST = (1.4, "last"), (1.0, "2")  # window and layer
 def encode(data: str, cache: str, size: int, window: float = DEFAULT[0], layer: str = DEFAULT[1]) -> dict[str, Any]:
     """From recordings on disk to features on disk: reading, log-mel, encoder and store together."""
     clips, labels = chosen_clips(data, cache, size or 400)
-    spec = feature_spec("tiny.en", window, layer)
+    spec = spec_of(TrainSettings(window=window, layer=layer))
     with tempfile.TemporaryDirectory() as store:
         encode_clips(clips[:1], labels[:1], spec, Path(store), "cpu")
         took = seconds(lambda: encode_clips(clips, labels, spec, Path(store), "cpu"))
@@ -41,7 +41,7 @@ def epoch(data: str, cache: str, size: int) -> dict[str, Any]:
     """The first epoch over 850 clips, encoding included, and a later one."""
     settings = TrainSettings()
     recipe, clips = Recipe.of(settings, settings.epochs), chosen_clips(data, cache)
-    spec = feature_spec(settings.encoder, settings.window, settings.layer)
+    spec = spec_of(settings)
     with tempfile.TemporaryDirectory() as store:
         started = time.perf_counter()
         features = encode_clips(*clips, spec, Path(store), "cpu")
@@ -57,7 +57,7 @@ def epoch(data: str, cache: str, size: int) -> dict[str, Any]:
 
 def round_of(data: str, cache: str, size: int, local_epochs: int) -> dict[str, Any]:
     """A federated round of 10 clients with `size` clips each, all encoded: messages, training, checks and averaging."""
-    clips = features_of(data, cache, feature_spec("tiny.en", *DEFAULT)).part(0, size)
+    clips = features_of(data, cache, spec_of(TrainSettings())).part(0, size)
     found = rounds_in_process([clips] * 10, WORKERS, rounds=2, local_epochs=local_epochs)
     return {"seconds": found["rounds"][-1], "bytes": found["bytes"]}
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from benchmarks.clips import features_of, run
 from benchmarks.rounds import few_clips
-from wordflock.features import Features, feature_spec
+from wordflock.features import Features, spec_of
 from wordflock.head import AttentiveHead
-from wordflock.settings import FederationSettings
+from wordflock.settings import FederationSettings, Settings
 
 ROUNDS = 3
 
@@ -93,7 +93,7 @@ def empty(data: str, cache: str, size: int) -> dict[str, Any]:
 
 def round_one_epoch(data: str, cache: str, size: int) -> dict[str, Any]:
     """A round of 10 clients with `size` clips each, one local epoch."""
-    clips = features_of(data, cache, feature_spec("tiny.en", 1.4, "last"))
+    clips = features_of(data, cache, spec_of(Settings()))
     return {"seconds": float(np.median(simulate(clips.part(0, size), 10, 1)[1:]))}
 
 

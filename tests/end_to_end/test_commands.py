@@ -182,7 +182,8 @@ def test_every_way_to_simulate(name: str, command: str, wordflock: Wordflock) ->
     config = tomllib.loads((run / "config.toml").read_text())
     assert [config["strategy"], config["partition"], checkpoint.head] == name.split("-")
     assert checkpoint.spec.window == config["window"]
-    assert checkpoint.spec.frames == (2 if checkpoint.spec.pooled else round(50 * config["window"]))
+    frames = 2 if checkpoint.spec.pooled else math.ceil(50 * config["window"] / config["frame-pooling"])
+    assert checkpoint.spec.frames == frames
     assert "--layer 1" not in command or checkpoint.spec.layer == "1"
     (line,) = history(run)
     if config["clients"] == 1:
