@@ -36,7 +36,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "federated, exact, layers 2, 3, last, float16": ("simulate", {"strategy": "exact", "upload": "float16"}),
     "federated, exact, layers 2, 3, last, float32": ("simulate", {"strategy": "exact", "upload": "float32"}),
-    "federated, exact, then 10 rounds": ("simulate", {"start": "exact", "learning_rate": 3e-4}),
+    "federated, started from the exact head, 10 rounds": ("simulate", {"start": "exact"}),
 }
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5% quantiles of Student's t for this many seeds
 

@@ -114,14 +114,14 @@ class Settings(DataSettings):
     )
     head: str = option(
         "auto",
-        "Kind of head; 'linear' and 'normalized' work on pooled frames. auto is attentive; with --strategy or --start "
-        "exact linear; with --strategy exact and --dp-epsilon normalized.",
+        "Kind of head; 'linear' and 'normalized' work on pooled frames. auto is attentive; with --strategy exact "
+        "linear, and with --dp-epsilon as well normalized.",
         choices=("auto", *HEADS),
     )
 
     def __post_init__(self) -> None:
         """Fills in what "auto" stands for, so that files tell what was used."""
-        exact = "exact" in (getattr(self, "strategy", ""), getattr(self, "start", ""))
+        exact = getattr(self, "strategy", "") == "exact"
         if self.head == "auto":
             private = getattr(self, "strategy", "") == "exact" and getattr(self, "dp_epsilon", None) is not None
             object.__setattr__(self, "head", "normalized" if private else "linear" if exact else "attentive")

@@ -80,7 +80,9 @@ def same_encoder(checkpoint: Checkpoint, path: str) -> None:
 def format_score(score: Score) -> str:
     """The score as text."""
     low, high = score.interval
-    lines = [f"accuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips, loss {score.loss:.4f}"]
-    lines += [f"expected calibration error {score.calibration_error:.4f}"]
+    lines = [
+        f"accuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips, loss {score.loss:.4f}, "
+        f"calibration error {score.calibration_error:.4f}"
+    ]
     lines += [f"  {label:<12} recall " + ("-" if r is None else f"{r:.4f}") for label, r in score.recall.items()]
     return "\n".join(lines)
