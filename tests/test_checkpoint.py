@@ -125,6 +125,20 @@ def test_weights_that_may_not_be_written_to_are_taken_without_a_word() -> None:
         set_weights(build_head("mean", FRAMES, WIDTH, 4, seed=1), weights)
 
 
+def test_weights_of_another_head_are_refused() -> None:
+    head = build_head("mean", FRAMES, WIDTH, 4)
+    weights = get_weights(head)
+    fewer = {name: array for name, array in weights.items() if name != "output.bias"}
+    for other in (
+        fewer,
+        {**weights, "more": np.zeros(1, np.float32)},
+        get_weights(build_head("mean", FRAMES, WIDTH, 5)),
+    ):
+        with pytest.raises(RuntimeError, match="another head"):
+            set_weights(head, other)
+    np.testing.assert_equal(get_weights(head), weights)
+
+
 # What is no checkpoint
 
 

@@ -96,8 +96,9 @@ def train_epoch(
 
 def make_optimizer(head: nn.Module, recipe: Recipe) -> AdamW:
     """AdamW; the weight decay leaves biases and norms alone, as is usual."""
-    matrices = [p for p in head.parameters() if p.ndim > 1]
-    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    parameters = list(head.parameters())
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
     decays = ((matrices, recipe.weight_decay), (vectors, 0.0))
     return AdamW([{"params": group, "lr": recipe.learning_rate, "weight_decay": decay} for group, decay in decays])
 

@@ -117,7 +117,8 @@ def damaged(monkeypatch, client, change):
         (lambda array: np.full_like(array, np.nan), "not finite"),
         (lambda array: array + 1e6, "norm"),
         (lambda array: array[..., :1], "shape"),
-        (lambda array: array.astype(np.int64), "finite"),
+        (lambda array: array.astype(np.int64), "float32"),
+        (lambda array: np.full_like(array, -np.inf), "not finite"),
     ],
 )
 def test_a_head_that_no_training_gives_changes_nothing(tmp_path, play, monkeypatch, capsys, change, said):

@@ -25,7 +25,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device, processor_name
 from wordflock.federation.members import Member, federation
-from wordflock.federation.messages import content, half_update, labels_of, weights_of
+from wordflock.federation.messages import config_of, content, half_update, labels_of, weights_of
 from wordflock.head import Head, build_head
 from wordflock.privacy import PrivateSums
 from wordflock.randomness import numpy_generator
@@ -78,7 +78,7 @@ def _trained(
     message: Message, member: Member, settings: FederationSettings
 ) -> tuple[dict[str, NDArray[np.float32]], float]:
     """The head after the local epochs, and the last one's loss."""
-    config = message.content.config_records["config"]
+    config = config_of(message)
     number, proximal = config["server-round"], config.get("proximal-mu", 0.0)
     assert isinstance(number, int) and isinstance(proximal, float)
     recipe = Recipe.of(settings, settings.local_epochs, proximal)

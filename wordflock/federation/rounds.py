@@ -207,12 +207,15 @@ def checked_head(reply: Message, weights: Weights, clips: int) -> tuple[Weights,
         problem = "sent a head of another shape"
     elif claimed != clips:
         problem = f"claims {claimed} clips, and introduced itself with {clips}"
-    elif not all(array.dtype == np.float32 and np.isfinite(array).all() for array in head.values()):
-        problem = "sent numbers that are not finite"
+    elif any(array.dtype != np.float32 for array in head.values()):
+        problem = "sent numbers that are not float32"
     elif not np.isfinite(loss):
         problem = "reports a loss that is no finite number"
-    elif (step := _norm(head[name] - weights[name] for name in weights)) > _longest_step(weights):
-        problem = f"sent an update of norm {step:.3g}, which no training gives"
+    # In one pass with that for numbers that are not finite, for the norm is neither where one of them is.
+    elif not (step := _norm(head[name] - weights[name] for name in weights)) <= _longest_step(weights):
+        finite = all(np.isfinite(array).all() for array in head.values())
+        what = f"an update of norm {step:.3g}, which no training gives" if finite else "numbers that are not finite"
+        problem = f"sent {what}"
     return head, problem
 
 
