@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from wordflock.federation.messages import failure_of
 from wordflock.federation.roster import Client, collect
 
 AT_A_TIME = 16  # clients whose sums the server holds together
@@ -29,6 +30,6 @@ def ask(
         for client in some:
             reply = replies.get(client.node)
             if reply is None or reply.has_error():
-                refuse(client, "did not answer in time" if reply is None else f"failed: {reply.error.reason}")
+                refuse(client, "did not answer in time" if reply is None else failure_of(reply))
             else:
                 yield client, reply

@@ -116,7 +116,17 @@ def words_of(message: Message, key: str) -> str:
     """A text that a client says about itself, without what could garble a terminal; empty where it says none."""
     record = message.content.get("about")
     value = record.get(key, "") if isinstance(record, ConfigRecord) else ""
-    return "".join(c for c in value if c.isprintable())[:80] if isinstance(value, str) else ""
+    return printable(value, 80) if isinstance(value, str) else ""
+
+
+def failure_of(reply: Message) -> str:
+    """Why a client failed, in its own words."""
+    return f"failed: {printable(reply.error.reason)}"
+
+
+def printable(text: object, most: int = 200) -> str:
+    """What came from the network, without what could garble a terminal, and no longer than a line or two."""
+    return "".join(c for c in str(text) if c.isprintable())[:most]
 
 
 def payload_bytes(message: Message) -> int:
