@@ -32,7 +32,6 @@ from wordflock.errors import WordflockError
 from wordflock.progress import progress
 from wordflock.settings import POOLED_HEADS, Settings
 from wordflock.spectrogram import log_mel
-from wordflock.weights import find
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +79,8 @@ def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False, 
     Raises WordflockError for a window outside 0.2 to 30 s, a layer that is neither "last" nor a number, and an
     encoder that is nowhere.
     """
+    from wordflock.weights import find  # here, because who only reads a store has no use for it
+
     if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
         raise WordflockError(f"A window of {window} s is outside {SHORTEST_WINDOW} to {LONGEST_WINDOW:.0f} s.")
     if not names_layers(layer):
