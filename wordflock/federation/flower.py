@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import signal
+import ssl
 import sys
 import time
 import tomllib
@@ -36,6 +37,7 @@ COMPONENTS = {
 }
 OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
 LOOK = 1.0  # seconds between a SuperNode's looks for messages
+GOODBYE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
 REFUSED = 76  # exit status of a SuperNode that was sent foreign code
 
 Scope = MutableMapping[str, Any]
@@ -100,9 +102,9 @@ def same_machine(peer: str, own: str) -> bool:
 
 
 def tell(line: str) -> None:
-    """Say something to the user at the terminal, who does not see Flower's log."""
+    """Say something to the user at the terminal, who does not see Flower's log; in one line, whoever it speaks of."""
     with Path(os.environ[OUTPUT]).open("a") as file:
-        file.write(line + "\n")
+        file.write("".join(c for c in line if c.isprintable()) + "\n")
 
 
 def foreign_code(program: bytes) -> str:
@@ -118,13 +120,43 @@ def foreign_code(program: bytes) -> str:
     return "" if app.get("components") == COMPONENTS else f"the components {app.get('components')!r}"
 
 
+class Handshake(ssl.SSLObject):
+    """Says which clients do not get through to the server: theirs is no request that `Guard` could see."""
+
+    def do_handshake(self) -> None:
+        """Agree on keys with a client. Raises ssl.SSLError where that fails."""
+        try:
+            super().do_handshake()
+        except ssl.SSLError as error:
+            reason = error.reason or ""
+            if reason == "HTTP_REQUEST":
+                tell("a client was turned away: it does not speak TLS; start it with --ca")
+            elif "CA" in reason.split("_") or "CERTIFICATE" in reason.split("_"):
+                tell("a client was turned away: it does not trust this server's certificate; see its --ca and --server")
+            raise
+
+
 def _superlink() -> None:
+    import uvicorn
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.superlink import extensions
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
     extensions.get_middleware = lambda: (Middleware(Guard),)
+    run = uvicorn.run
+
+    def telling(config: uvicorn.Config, create: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        context = create()
+        context.sslobject_class = Handshake
+        return context
+
+    def serve(**options: Any) -> None:
+        """Clients keep their connections open, and would keep a server that is told to end."""
+        factory = telling if options.get("ssl_certfile") else None
+        run(**options, ssl_context_factory=factory, timeout_graceful_shutdown=GOODBYE)
+
+    setattr(uvicorn, "run", serve)  # noqa: B010
     activate = SqlLinkState.activate_node
 
     def activate_anew(state: SqlLinkState, node_id: int, heartbeat_interval: float) -> bool:
