@@ -1,32 +1,104 @@
-"""The one progress bar: on standard error, only where a person looks, gone when the work is done."""
+"""The one progress bar: on standard error, only where a person looks, gone when the work is done.
+
+The person may look at another process: the server's ServerApp has a bar, and `wordflock server` has the terminal. Such
+a process relays its bar, as lines of its standard output that the other one shows.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+RELAYED = "\x01"  # what a line for the bar of another process begins with
+Show = Callable[[int, str, str], None]  # how many are done, what they came to, and what is going on
+
+_open: list[Callable[[str], None]] = []
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """Show how far `what` has come; yields `advance(count, note="")`, and shows the speed in `unit` a second."""
+def progress(what: str, total: int, unit: str, *, relay: bool = False) -> Iterator[Callable[..., None]]:
+    """Show how far `what` has come; yields `advance(count, came_to="")`, and shows the speed in `unit` a second.
+
+    With `relay` the bar is shown by the process that passes this one's output to `relayed`.
+    """
+    done, last = 0, ""
+    with ExitStack() as stack:
+        show = _relay(what, total, unit) if relay else stack.enter_context(_bar(what, total, unit))
+
+        def advance(count: int = 1, came_to: str = "") -> None:
+            nonlocal done, last
+            done, last = done + count, came_to
+            show(done, last, "")
+
+        _open.append(lambda text: show(done, last, text))
+        stack.callback(_open.pop)
+        yield advance
+
+
+def going_on(text: str) -> None:
+    """Say at the end of the bar that is open, where one is, what is going on."""
+    if _open:
+        _open[-1](text)
+
+
+@contextmanager
+def relayed() -> Iterator[Callable[[str], bool]]:
+    """The bar of another process; yields what takes a line of its output, and tells whether it was one for the bar."""
+    show: Show | None = None
+    with ExitStack() as stack:
+
+        def take(line: str) -> bool:
+            nonlocal show
+            if not line.startswith(RELAYED):
+                return False
+            bar, now = json.loads(line.removeprefix(RELAYED))
+            show = show or stack.enter_context(_bar(*bar))
+            show(*now)
+            return True
+
+        yield take
+
+
+def _relay(what: str, total: int, unit: str) -> Show:
+    said = ""
+
+    def show(done: int, last: str, now: str) -> None:
+        nonlocal said
+        line = RELAYED + json.dumps([[what, total, unit], [done, last, now]])
+        if line != said:
+            print(line, flush=True)
+        said = line
+
+    return show
+
+
+@contextmanager
+def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    # What is printed meanwhile goes above the bar, but not there from a pipe or a file.
+    above = sys.stdout.isatty()
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=above, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(what, total=total, speed="", note="")
 
-        def advance(count: int = 1, note: str = "") -> None:
-            bar.advance(task, count)
-            speed = bar.tasks[0].speed
-            bar.update(task, note=note, speed=f"{speed:.0f} {unit}/s" if speed else "")
+        def show(done: int, last: str, now: str) -> None:
+            bar.update(task, completed=done, note=" · ".join(filter(None, (last, now))))
+            speed = bar.tasks[0].speed or 0.0
+            bar.update(task, speed=f"{speed:.0f} {unit}/s" if speed >= 1 else "")
 
-        yield advance
+        yield show

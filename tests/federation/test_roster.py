@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from wordflock.federation.roster import answers
+from wordflock.federation.roster import Client, Roster, answers
+from wordflock.settings import FederationSettings
 
 
 class Grid:
@@ -46,6 +47,31 @@ def test_replies_come_in_the_order_of_the_messages_whenever_they_are_there(at_a_
 def test_one_that_never_answers_is_none_and_those_after_it_count(at_a_time):
     came = list(answers(Grid([0, -1, 0, 0]), messages(4), 0.05, lambda nodes: "", at_a_time))
     assert [reply is None for reply in came] == [False, True, False, False]
+
+
+def roster(clients, **options):
+    """A roster of as many clients, all there and able."""
+    here = {n: Client(n, n, 100, 10, 0.0, "", "") for n in range(clients)}
+    settings = FederationSettings(clients_per_round=3, **options)
+    return Roster(None, settings, None, here, set(here))
+
+
+def test_those_who_were_asked_already_are_drawn_where_there_are_not_enough_others():
+    drawn = roster(8).sample("train", 1, 1, last={0: 2, 1: 1, 2: 2, 3: 1, 4: 1, 5: 2})
+    assert {6, 7} < set(drawn) and set(drawn) & {1, 3, 4}, "and of them, those who did well"
+    assert roster(8).sample("train", 1, 1) == roster(8).sample("train", 1, 1, last={})
+
+
+def test_who_owes_an_answer_sits_out_the_rest_of_the_round_and_the_next_one():
+    some = roster(4)
+    some.late = {3: 5}
+    assert [3 in some.pool(number) for number in (5, 6, 7)] == [False, False, True]
+    assert 3 not in some.sample("evaluate", 6, held_back=True)
+    some.late = {1: 5, 2: 5, 3: 5}
+    assert some.pool(6) == [0]
+    few = roster(4, min_replies=2)
+    few.late = some.late
+    assert few.pool(6) == [0, 1, 2, 3], "for else there would be no round"
 
 
 def test_nobody_asked_is_nobody_waited_for():

@@ -1,7 +1,9 @@
 """Rounds on the in-process grid, whole: server, clients, strategies, run folder."""
 
 import json
+import re
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,7 @@ def damaged(monkeypatch, client, change):
         (lambda array: array[..., :1], "shape"),
         (lambda array: array.astype(np.int64), "float32"),
         (lambda array: np.full_like(array, -np.inf), "not finite"),
+        (lambda array: np.full(array.shape, np.inf, np.float16), "finite"),  # as --upload float16 has it
     ],
 )
 def test_a_head_that_no_training_gives_changes_nothing(tmp_path, play, monkeypatch, capsys, change, said):
@@ -150,6 +153,21 @@ def test_too_few_good_answers_end_the_run_with_a_sentence(tmp_path, play, monkey
         damaged(monkeypatch, client, lambda array: array * np.nan)
     with pytest.raises(WordflockError, match="Round 1 failed"):
         simulate(settings(tmp_path, clients=4, clients_per_round=4, rounds=1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bad", list(combinations(range(5), 2)))
+def test_a_round_is_repeated_with_others_until_enough_do_well(tmp_path, play, monkeypatch, capsys, bad, seed):
+    """Three of five do well: the second draw has all whom the first had not, and the third those three."""
+    play([24] * 5)
+    for client in bad:
+        damaged(monkeypatch, client, lambda array: array * np.nan)
+    options = {"clients": 5, "clients_per_round": 3, "min_replies": 3, "rounds": 1, "seed": seed, "local_epochs": 1}
+    folder = simulate(settings(tmp_path, **options))
+    assert set(history(folder)[0]["clients"]) == set(range(5)) - set(bad)
+    named = [set(map(int, re.findall(r"client (\d)", line))) for line in history(folder)[0].get("refused", [])]
+    assert set().union(*named) <= set(bad)
+    assert capsys.readouterr().out.count("too few; again with others") <= 2
 
 
 def test_fedadam_and_fedyogi_move_the_head_their_own_way(tmp_path, play):

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from wordflock.errors import WordflockError
-from wordflock.federation.messages import metric, task_record, words_of
-from wordflock.prepare import Prepared
+from wordflock.federation.messages import failure_of, metric, printable, task_record, words_of
+from wordflock.progress import going_on
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings, ServerSettings
 
+if TYPE_CHECKING:
+    from wordflock.prepare import Prepared  # which a client, that needs this module too, has no use for
+
 LONGEST_PAUSE = 0.5  # seconds between two looks at what has come in
-REMINDER = 60.0  # seconds of waiting after which it is said what is waited for
+GLANCE = 0.2  # seconds between two sayings of it in the bar
+REMINDER = 60.0  # seconds of waiting after which a line says what is waited for
 INTRODUCTION = 60.0  # seconds that a node has to say who it is, before it is asked again
+MOST_LISTED = 10  # clients
 GRACE = 15.0  # seconds that those who are enough wait for the others
 APP_FAILED = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
@@ -53,7 +59,7 @@ class Roster:
     prepared: Prepared
     clients: dict[int, Client] = field(default_factory=dict)  # by number: all that ever introduced themselves
     connected: set[int] = field(default_factory=set)  # nodes
-    late: set[int] = field(default_factory=set)  # numbers of clients that owe an answer, and sit out until the next one
+    late: dict[int, int] = field(default_factory=dict)  # clients to the last round that they owe an answer of
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
     _turned_away: set[int] = field(default_factory=set)  # nodes
 
@@ -119,21 +125,34 @@ class Roster:
             if client.node in self.connected and (client.held_back if held_back else client.clips) >= least
         )
 
-    def sample(self, *place: str | int, held_back: bool = False) -> list[int]:
-        """The clients of a round, in rising order: as many as the settings ask for, of those that are able."""
+    def pool(self, number: int, *, held_back: bool = False) -> list[int]:
+        """The clients that those of round `number` are drawn from: all that are able and not late.
+
+        Who owes an answer sits out the rest of that round and the next one, if there are enough others.
+        """
         able = self.able(held_back=held_back)
-        prompt = [number for number in able if number not in self.late]
-        able = prompt if len(prompt) >= self.settings.min_replies else able
-        drawn = numpy_generator(self.settings.seed, "sample", *place).permutation(able)
-        return sorted(int(client) for client in drawn[: self.settings.clients_per_round])
+        prompt = [client for client in able if self.late.get(client, -2) < number - 1]
+        return prompt if len(prompt) >= self.settings.min_replies else able
+
+    def sample(
+        self, what: str, number: int, *attempt: int, held_back: bool = False, last: Mapping[int, int] | None = None
+    ) -> list[int]:
+        """The clients of a round, in rising order: as many as the settings ask for, of those that are able.
+
+        Clients in `last` are drawn only where there are not enough others, those with a lower number there first.
+        """
+        generator = numpy_generator(self.settings.seed, "sample", what, number, *attempt)
+        drawn: list[int] = generator.permutation(self.pool(number, held_back=held_back)).tolist()
+        drawn.sort(key=lambda client: (last or {}).get(client, 0))
+        return sorted(drawn[: self.settings.clients_per_round])
 
     def _welcome(self, node: int, reply: Message) -> None:
         """Take a client in, or turn it away with a line that says why."""
         if reply.has_error():
-            if reply.error.code not in APP_FAILED:
+            if not answered(reply):
                 return  # it went away, and is asked again when it is back
             self._turned_away.add(node)
-            print(f"a client was turned away, for it cannot introduce itself: {reply.error.reason}")
+            print(f"a client was turned away, for it cannot introduce itself and {failure_of(reply)}")
             return
         try:
             client = Client(
@@ -148,7 +167,7 @@ class Roster:
             shape = (int(metric(reply, "frames")), int(metric(reply, "width")))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             self._turned_away.add(node)
-            print(f"a client was turned away, for what it says of itself makes no sense ({error!r})")
+            print(f"a client was turned away, for what it says of itself makes no sense ({printable(repr(error))})")
             return
         features, spec = words_of(reply, "features"), self.prepared.spec
         if features != spec.folder or shape != self.prepared.features["train"].array.shape[1:]:
@@ -163,11 +182,24 @@ class Roster:
             print(f"client {client} connected anew; its earlier connection counts no more")
             self._turned_away.add(before.node)
         self.clients[client.number] = client
+        if self._devices:
+            print(f"client {client} is here, with {client.clips} clips", flush=True)
         if client.clips < self.settings.least_clips:
             print(f"skipped: client {client} has {client.clips} clips, and the least is {self.settings.least_clips}")
 
     def _listed(self) -> str:
-        return ", ".join(str(self.clients[number]) for number in self.able()) or "none"
+        return listed([self.clients[number] for number in self.able()])
+
+
+def listed(clients: Sequence[Client]) -> str:
+    """Some clients, as a line has room for."""
+    more = [f"{len(clients) - MOST_LISTED} more"] * (len(clients) > MOST_LISTED)
+    return ", ".join([*map(str, clients[:MOST_LISTED]), *more]) or "none"
+
+
+def answered(reply: Message) -> bool:
+    """Whether it is the client's own: Flower replies in the place of one that is gone, and of one whose time is up."""
+    return not reply.has_error() or reply.error.code in APP_FAILED
 
 
 def collect(grid: Grid, messages: Sequence[Message], seconds: float, what: Callable[[list[int]], str]) -> list[Message]:
@@ -190,19 +222,18 @@ def answers(
     at_a_time = at_a_time or len(messages)
     nodes = [message.metadata.dst_node_id for message in messages]
     missing: set[str] = set()  # messages without a reply
-    asked: set[int] = set()  # their nodes
+    unheard = dict.fromkeys(nodes)
     early: dict[int, Message] = {}  # replies that have others to wait for, by node
     sent = yielded = 0
-    for moved in waiting(seconds, lambda: what(sorted(asked))):
+    for moved in waiting(seconds, lambda: what(list(unheard))):
         ahead = messages[sent : yielded + at_a_time]
         missing.update(grid.push_messages(ahead))
-        asked.update(nodes[sent : sent + len(ahead)])
         sent += len(ahead)
         for reply in grid.pull_messages(list(missing)):
             if reply.metadata.reply_to_message_id in missing:  # of two replies to one message the second is nobody's
                 missing.remove(reply.metadata.reply_to_message_id)
                 # By its own sender: Flower does not number messages in the order in which it was given them.
-                asked.discard(reply.metadata.src_node_id)
+                unheard.pop(reply.metadata.src_node_id, None)
                 early[reply.metadata.src_node_id] = reply
                 moved()
         while yielded < len(nodes) and nodes[yielded] in early:
@@ -219,6 +250,7 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
     Yields what is to be called when something has come, after which more is looked for at once.
     """
     started = said = last = time.monotonic()
+    told = -math.inf
 
     def moved() -> None:
         nonlocal last
@@ -229,6 +261,9 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
         now = time.monotonic()
         if now - started >= seconds:
             return
+        if now - told >= GLANCE:
+            told = now
+            going_on(f"waiting {what()}")
         if now - said >= REMINDER:
             said = now
             print(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)", flush=True)

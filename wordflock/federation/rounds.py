@@ -23,9 +23,19 @@ from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
 from wordflock.federation.costs import cost_of
 from wordflock.federation.exact import exact_round
-from wordflock.federation.messages import Weights, content, metric, payload_bytes, task_record, weights_of, widened
+from wordflock.federation.messages import (
+    Weights,
+    content,
+    failure_of,
+    metric,
+    payload_bytes,
+    printable,
+    task_record,
+    weights_of,
+    widened,
+)
 from wordflock.federation.private import clipped, private_round, privately
-from wordflock.federation.roster import APP_FAILED, Client, Roster, answers, collect
+from wordflock.federation.roster import Client, Roster, answered, answers, collect, listed
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
 from wordflock.head import Head
@@ -35,6 +45,7 @@ from wordflock.settings import FederationSettings, ServerSettings
 from wordflock.training import put_solution
 
 ATTEMPTS = 3  # at one round, each with other clients
+DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first
 LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
 AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
 NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
@@ -148,13 +159,16 @@ def _train_round(
     """
     quorum = min(settings.min_replies, settings.clients_per_round)
     problems: list[str] = []
+    asked: dict[int, int] = {}  # clients that were in this round already, and how they did
     for attempt in range(ATTEMPTS):
         roster.look()
         if len(roster.able()) < quorum:
             seconds = settings.client_deadline if isinstance(settings, ServerSettings) else settings.round_deadline
             roster.gather(quorum, seconds)
-        chosen = [roster.clients[client] for client in roster.sample("train", number, attempt)]
+        chosen = [roster.clients[client] for client in roster.sample("train", number, attempt, last=asked)]
         by_node = {client.node: client for client in chosen}
+        if isinstance(settings, ServerSettings):
+            print(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected", flush=True)
         config = task_record(roster.prepared.task.labels)
         messages = train_messages(strategy, number, weights, list(by_node), config)
         messages.sort(key=lambda message, by_node=by_node: by_node[message.metadata.dst_node_id].number)  # type: ignore[misc]
@@ -162,23 +176,23 @@ def _train_round(
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
         bytes_down = sum(array.nbytes for array in weights.values())
-        mean, costs, late = Mean(), list[dict[str, Any]](), set[int]()
+        mean, costs = Mean(), list[dict[str, Any]]()
         came = answers(
             grid,
             messages,
             settings.round_deadline,
             lambda nodes, by_node=by_node: (  # type: ignore[misc]
-                f"for round {number} of clients {', '.join(sorted(str(by_node[node]) for node in nodes))}"
+                f"for round {number}: {len(by_node) - len(nodes)} of {len(by_node)} have replied, not yet "
+                f"{listed([by_node[node] for node in nodes])}"
             ),
             None if isinstance(settings, ServerSettings) else AHEAD,
         )
         for client, reply in zip(chosen, came, strict=True):
-            problem = "did not answer in time"
-            # Flower answers in the place of a client that is gone, and of one whose time is up.
-            if reply is None or (reply.has_error() and reply.error.code not in APP_FAILED):
-                late.add(client.number)
+            if reply is None or not answered(reply):
+                roster.late[client.number], problem = number, "did not answer in time"
             else:
                 head, problem = checked_head(reply, weights, client.clips)
+            asked[client.number] = FAILED if problem else DID_WELL
             if problem:
                 problems.append(f"client {client} {problem}")
                 print(f"round {number}: {problems[-1]}", flush=True)
@@ -187,21 +201,21 @@ def _train_round(
                 head = clipped(head, weights, rounds_clip(settings)) if private else head
                 mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
                 costs.append(cost_of(client.number, reply, payload_bytes(reply), bytes_down))
-        roster.late = late
         if len(costs) >= quorum:
             return mean, costs, problems
-        print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few; again with others")
+        again = "; again with others" if attempt < ATTEMPTS - 1 else ""
+        print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few{again}", flush=True)
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
 
 
 def checked_head(reply: Message, weights: Weights, clips: int) -> tuple[Weights, str]:
     """A client's head, and what is wrong with it: empty where nothing is. Nothing from a client is used unchecked."""
     if reply.has_error():
-        return {}, f"failed: {reply.error.reason}"
+        return {}, failure_of(reply)
     try:
         head, claimed, loss = widened(weights_of(reply), weights), metric(reply, "num-examples"), metric(reply, "loss")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return {}, f"sent something that is no head ({error})"
+        return {}, f"sent something that is no head ({printable(error)})"
     problem = ""
     if {name: array.shape for name, array in head.items()} != {n: w.shape for n, w in weights.items()}:
         problem = "sent a head of another shape"
@@ -236,7 +250,10 @@ def clients_score(
         for node in held_back
     ]
     replies = []
-    for reply in collect(grid, messages, settings.round_deadline, lambda nodes: f"for {len(nodes)} clients' accuracy"):
+    came = collect(grid, messages, settings.round_deadline, lambda nodes: f"for {len(nodes)} clients' accuracy")
+    heard = {reply.metadata.src_node_id for reply in came if answered(reply)}
+    roster.late |= {client.number: number for client in chosen if client.node not in heard}
+    for reply in came:
         try:
             figures = (
                 [metric(reply, key) for key in ("num-examples", "accuracy", "loss")] if reply.has_content() else []

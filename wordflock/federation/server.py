@@ -23,6 +23,7 @@ from typing import Any
 from wordflock.errors import WordflockError
 from wordflock.federation.flower import KIND, OUTPUT, READY
 from wordflock.federation.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
+from wordflock.progress import relayed
 from wordflock.settings import ServerSettings
 
 START = 120.0  # seconds that Flower's processes have to start
@@ -87,11 +88,13 @@ def serve(settings: ServerSettings) -> Path:
         alive(folder).unlink(missing_ok=True)
         control.start_run(settings)
         print(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients", flush=True)
-        _follow(folder, output, lambda: running is not None or link.poll() is None)
+        with relayed() as for_the_bar:
+            _follow(folder, output, for_the_bar, lambda: running is not None or link.poll() is None)
         if settings.keep_running and running is None:
             print("the run is done; staying for the next one with the same --listen (Ctrl-C ends it)", flush=True)
             while link.poll() is None:
-                _show(output)
+                with relayed() as for_the_bar:
+                    _show(output, for_the_bar)
                 time.sleep(LOOK)
     return folder
 
@@ -109,13 +112,13 @@ def hold(path: Path) -> None:
     os.write(descriptor, b"%d\n" % os.getpid())
 
 
-def _follow(folder: Path, output: Tail, link_lives: Callable[[], bool]) -> None:
+def _follow(folder: Path, output: Tail, for_the_bar: Callable[[str], bool], link_lives: Callable[[], bool]) -> None:
     """Show what the run says until its process ends. Raises WordflockError where it ends before it is done."""
     started, held, done = time.monotonic(), alive(folder), folder / "metrics.json"
     before = done.stat().st_mtime_ns if done.exists() else 0
     go_on = f"go on with: wordflock server --resume {folder}"
     while True:
-        _show(output)
+        _show(output, for_the_bar)
         if not link_lives():
             raise WordflockError(f"Flower's SuperLink ended (its log: {folder}/server/flower.log); {go_on}")
         if held.exists() and held.stat().st_size and not _held(held):
@@ -123,7 +126,7 @@ def _follow(folder: Path, output: Tail, link_lives: Callable[[], bool]) -> None:
         if not held.exists() and time.monotonic() - started > START:
             raise WordflockError(f"The run does not start (see {folder}/server/flower.log); {go_on}")
         time.sleep(LOOK)
-    _show(output)
+    _show(output, for_the_bar)
     if not done.exists() or done.stat().st_mtime_ns == before:
         raise WordflockError(f"The run ended before it was done; {go_on}")
 
@@ -137,9 +140,10 @@ def _held(path: Path) -> bool:
     return False
 
 
-def _show(output: Tail) -> None:
+def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
     for line in output.lines():
-        if not line.startswith("Successfully installed"):  # which Flower says of the program that it was sent
+        # What Flower says of the program that it was sent is of no interest.
+        if not for_the_bar(line) and not line.startswith("Successfully installed"):
             print(line, flush=True)
 
 

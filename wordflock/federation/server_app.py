@@ -83,12 +83,12 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     outcome: Outcome | None = None
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
-    if isinstance(settings, ServerSettings):
-        roster.gather(settings.min_clients, settings.client_deadline)
-    else:
-        roster.gather(1, settings.round_deadline)
-    with progress("rounds", rounds, "rounds") as advance:
+    with progress("rounds", rounds, "rounds", relay=devices) as advance:
         advance(first - 1)
+        if isinstance(settings, ServerSettings):
+            roster.gather(settings.min_clients, settings.client_deadline)
+        else:
+            roster.gather(1, settings.round_deadline)
         for number in range(first, rounds + 1):
             round_started = time.perf_counter()
             if number == exact:
@@ -107,7 +107,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             line = _line(outcome, score, client_score, time.perf_counter() - round_started, costs=devices)
             best = run.record("round", checkpoint, **line)
             _forget_strategies(run.folder, number)
-            advance(1, f"accuracy {score.accuracy:.4f}")
+            advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
             able = f"of {len(roster.able())} " if devices else ""
             own = f"clients' own = {client_score.accuracy:.4f}, " if client_score else ""
             print(

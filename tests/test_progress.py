@@ -1,0 +1,78 @@
+"""The bar, on a real terminal: shown by the process that works, or by another one that it relays to."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from wordflock.progress import going_on, progress
+
+WORKS = """
+import sys
+from wordflock.progress import going_on, progress
+with progress("rounds", 3, "rounds", relay="relay" in sys.argv) as advance:
+    advance(1, "accuracy 0.5000")
+    print("a line")
+    going_on("waiting for [2]")
+"""
+SHOWS = """
+import sys
+from wordflock.progress import relayed
+with relayed() as for_the_bar:
+    for line in map(str.rstrip, sys.stdin):
+        if not for_the_bar(line):
+            print(line)
+"""
+
+
+def shown(program: str, *, terminal: bool, given: str = "") -> tuple[str, str]:
+    """What a program writes to standard output, which is a pipe, and to standard error, which may be a terminal."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with (
+        os.fdopen(ours, "rb") as reader,
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=environment,
+            text=True,
+        ) as process,
+    ):
+        os.close(theirs)
+        out, _ = process.communicate(given)
+        seen = b""
+        try:
+            while part := reader.read1():
+                seen += part
+        except OSError:
+            pass  # so a terminal says that nobody writes to it any more
+        assert process.returncode == 0, seen.decode()
+        return out, seen.decode()
+
+
+def relay() -> str:
+    return subprocess.run([sys.executable, "-c", WORKS, "relay"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+def test_a_terminal_shows_how_far_it_is_and_a_pipe_gets_the_lines_alone(relayed: bool) -> None:
+    program, given = (SHOWS, relay()) if relayed else (WORKS, "")
+    out, seen = shown(program, terminal=True, given=given)
+    assert out == "a line\n"
+    assert "1/3" in seen and "accuracy 0.5000 · waiting for [2]" in seen
+    assert shown(program, terminal=False, given=given) == ("a line\n", "")
+
+
+def test_where_no_bar_is_open_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    going_on("waiting")
+    with progress("rounds", 3, "rounds", relay=True) as advance:
+        advance(1)
+        advance(0)
+    going_on("waiting")
+    assert len(capfd.readouterr().out.splitlines()) == 1, "what is as it was is not said again"
