@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from wordflock.settings import HeadSettings, ServerSettings, TrainSettings
 from wordflock.training import SHARPNESS
 
 Array = NDArray[np.float64]
-Rounds = tuple[tuple[int, int], ...]
+Rounds = tuple[tuple[int, int], ...]  # the clients drawn, and those drawn from, round by round
+Releases = tuple[tuple[float, int, int], ...]  # the same of rounds that are done, with the noise multiplier of each
 
 CLIP = {"clip": 1.0, "client": 20.0}  # the norm that a unit's contribution is clipped to, where --dp-clip is not given
 CROSS = {"clip": 2.0, "client": 3.0}  # how much more exactly than the Gram matrix the cross moments are released
@@ -206,28 +206,41 @@ class PrivateSums:
         return np.asarray(q * math.sqrt(self.size / self.dimensions))
 
 
-@lru_cache(maxsize=1)  # the search takes seconds, and every round asks
-def rounds_noise(epsilon: float, delta: float, rounds: Rounds) -> float:
-    """The noise multiplier (noise on the sum of updates, in clipping norms) with which the rounds are (ε, δ)-private.
+def next_noise(epsilon: float, delta: float, draw: tuple[int, int], left: int, done: Releases) -> float:
+    """The noise multiplier of the next of `left` rounds, if they all draw as many clients as it, from as many.
 
-    `rounds` are the clients drawn and those drawn from, round by round.
+    Where that turns out otherwise, the rounds after it get more noise or less: (ε, δ) hold for all of them together.
+    """
+    if done and done[-1][1:] == draw:
+        return done[-1][0]  # all is as it was planned
+    return rounds_noise(epsilon, delta, (draw,) * left, done)
+
+
+def rounds_noise(epsilon: float, delta: float, rounds: Rounds, done: Releases = ()) -> float:
+    """The noise multiplier (noise on the sum of updates, in clipping norms) of `rounds` to come.
+
+    It is what makes them, with those that are done, (ε, δ)-private.
     """
     from scipy.optimize import brentq
 
     if math.isinf(epsilon):
         return 0.0
     high = 1.0
-    while rounds_epsilon(high, delta, rounds) > epsilon:
+    while rounds_epsilon(high, delta, rounds, done) > epsilon:
         high *= 2
     low = high
-    while rounds_epsilon(low, delta, rounds) <= epsilon:
+    while rounds_epsilon(low, delta, rounds, done) <= epsilon:
         low /= 2
-    found = float(brentq(lambda noise: rounds_epsilon(noise, delta, rounds) - epsilon, low, high, xtol=1e-2 * low))
+    found = float(
+        brentq(lambda noise: rounds_epsilon(noise, delta, rounds, done) - epsilon, low, high, xtol=1e-2 * low)
+    )
     return found * 1.02  # never on the wrong side of the root
 
 
-def rounds_epsilon(noise: float, delta: float, rounds: Rounds) -> float:
-    """The ε of rounds with a noise multiplier, by Rényi differential privacy (Google's dp-accounting).
+def rounds_epsilon(noise: float, delta: float, rounds: Rounds, done: Releases = ()) -> float:
+    """The ε of rounds with a noise multiplier, and of those that are done with theirs.
+
+    By Rényi differential privacy (Google's dp-accounting).
 
     Every round draws a fixed number of clients without replacement, for which amplification is known for neighbours in
     which one client is replaced by another (Wang, Balle & Kasiviswanathan 2019, arXiv 1808.00087). Poisson sampling's
@@ -237,8 +250,9 @@ def rounds_epsilon(noise: float, delta: float, rounds: Rounds) -> float:
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
-    for (drawn, population), times in Counter(rounds).items():
-        release = dp_accounting.GaussianDpEvent(noise / 2)
+    releases = Counter([*done, *((noise, drawn, population) for drawn, population in rounds)])
+    for (multiplier, drawn, population), times in releases.items():
+        release = dp_accounting.GaussianDpEvent(multiplier / 2)
         event = dp_accounting.SampledWithoutReplacementDpEvent(population, drawn, release)
         accountant.compose(dp_accounting.SelfComposedDpEvent(event, times))
     return float(accountant.get_epsilon(delta))
@@ -249,15 +263,16 @@ def rounds_clip(settings: HeadSettings) -> float:
     return settings.dp_clip or ROUNDS_CLIP
 
 
-def rounds_report(settings: HeadSettings, noise: float, rounds: Rounds) -> dict[str, Any]:
+def rounds_report(settings: HeadSettings, done: Releases) -> dict[str, Any]:
     """What was promised of rounds, and spent in fact, for metrics.json."""
+    noise = min(multiplier for multiplier, _, _ in done)
     return {
-        "epsilon": rounds_epsilon(noise, settings.dp_delta, rounds) if noise else None,
+        "epsilon": rounds_epsilon(0.0, settings.dp_delta, (), done) if noise else None,
         "delta": settings.dp_delta,
         "unit": "client",
         "clip": rounds_clip(settings),
         "noise_multiplier": noise,
-        "releases": len(rounds),
+        "releases": len(done),
         "accountant": "Renyi, sampling without replacement (arXiv 1808.00087, dp-accounting)",
         "noise_by": "server",
         "assumptions": [

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from wordflock.checkpoint import load_checkpoint
+from wordflock.federation import rounds
+from wordflock.federation.messages import weights_of
 from wordflock.federation.private import clipped
 from wordflock.federation.simulation import simulate
-from wordflock.privacy import rounds_epsilon, rounds_noise
+from wordflock.privacy import next_noise, rounds_epsilon, rounds_noise
 from wordflock.settings import FederationSettings
 
 
@@ -61,7 +63,40 @@ def test_more_noise_fewer_rounds_and_smaller_samples_are_more_private():
     assert rounds_epsilon(3.0, 1e-5, ((10, 100),) * 20) > base
 
 
+@pytest.mark.parametrize("population", [(10, 10, 10, 10), (10, 10, 4, 4), (4, 10, 3, 2), (2, 3, 50, 2)])
+def test_epsilon_holds_however_many_clients_come(population):
+    done = ()
+    for number, among in enumerate(population):
+        noise = next_noise(8.0, 1e-5, (2, among), len(population) - number, done)
+        done += ((noise, 2, among),)
+        assert rounds_epsilon(0.0, 1e-5, (), done) <= 8
+    assert rounds_epsilon(0.0, 1e-5, (), done) > 0.9 * 8, "and no noise is wasted in the last round"
+    assert rounds_epsilon(3.0, 1e-5, ((2, 10),) * 2) == rounds_epsilon(0.0, 1e-5, (), ((3.0, 2, 10),) * 2)
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam"])
+def test_what_a_strategy_remembers_is_noisy_too(tmp_path, play, strategy, monkeypatch):
+    """Its momenta are made of what was released: with other clips and the same releases they would be the same."""
+    play([30] * 3)
+    released, given = [], []
+    noised, aggregate = rounds.noised, rounds.aggregate
+
+    def watched(*arguments):
+        released.append(noised(*arguments))
+        return released[-1]
+
+    def watching(strategy, number, replies):
+        given.append(weights_of(replies[0]))
+        return aggregate(strategy, number, replies)
+
+    monkeypatch.setattr(rounds, "noised", watched)
+    monkeypatch.setattr(rounds, "aggregate", watching)
+    run(tmp_path, strategy=strategy, dp_unit="client", rounds=2, clients=3, local_epochs=1)
+    for head, seen in zip(released, given, strict=True):
+        assert {name: array.tobytes() for name, array in head.items()} == {n: a.tobytes() for n, a in seen.items()}
+
+
 def test_the_noise_of_rounds_is_enough():
-    rounds = ((2, 10),) * 3
-    assert 0.9 * 8 < rounds_epsilon(rounds_noise(8.0, 1e-5, rounds), 1e-5, rounds) <= 8
-    assert rounds_noise(math.inf, 1e-5, rounds) == 0
+    planned = ((2, 10),) * 3
+    assert 0.9 * 8 < rounds_epsilon(rounds_noise(8.0, 1e-5, planned), 1e-5, planned) <= 8
+    assert rounds_noise(math.inf, 1e-5, planned) == 0

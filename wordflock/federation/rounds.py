@@ -34,13 +34,13 @@ from wordflock.federation.messages import (
     weights_of,
     widened,
 )
-from wordflock.federation.private import clipped, private_round, privately
+from wordflock.federation.private import clipped, noised, private_round
 from wordflock.federation.roster import Client, Roster, answered, answers, collect, listed
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
 from wordflock.head import Head
 from wordflock.metrics import Score
-from wordflock.privacy import rounds_clip, rounds_noise, rounds_report
+from wordflock.privacy import Releases, next_noise, rounds_clip
 from wordflock.settings import FederationSettings, ServerSettings
 from wordflock.training import put_solution
 
@@ -62,28 +62,32 @@ class Outcome:
     bytes_down: int  # a client
     problems: list[str]
     costs: list[dict[str, Any]]
-    privacy: dict[str, Any] | None = None
+    privacy: dict[str, Any] | None = None  # what was promised of a round in closed form
+    release: tuple[float, int, int] | None = None  # of a private round: noise, clients drawn, and those drawn from
 
 
 def averaged_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
+    grid: Grid,
+    roster: Roster,
+    settings: FederationSettings,
+    strategy: FedAvg,
+    number: int,
+    weights: Weights,
+    released: Releases = (),
 ) -> Outcome:
-    """Clients train the head, and the strategy makes one of theirs."""
+    """Clients train the head, and the strategy makes one of theirs; `released` are the private rounds before."""
     if settings.secure_sums:
         return _secure_round(grid, roster, settings, strategy, number, weights)
-    report = None
+    mean, costs, problems, draw = _train_round(grid, roster, settings, strategy, number, weights)
+    head, release = mean.head, None
     if settings.dp_epsilon is not None:
-        able = len(roster.able())
-        planned = ((min(settings.clients_per_round, able), able),) * settings.rounds
-        noise = rounds_noise(settings.dp_epsilon, settings.dp_delta, planned)
-        strategy = privately(strategy, settings, noise, planned[0][0])
-        report = rounds_report(settings, noise, planned[:number])
-    mean, costs, problems = _train_round(grid, roster, settings, strategy, number, weights)
-    setattr(strategy, "num_sampled_clients", len(costs))  # noqa: B010  # for the noise on a private mean of fewer
+        left = settings.rounds + 1 - number
+        noise = next_noise(settings.dp_epsilon, settings.dp_delta, draw, left, released)
+        head, release = noised(head, settings, noise, len(costs)), (noise, *draw)
     return Outcome(
-        weights=aggregate(strategy, number, [mean.message()]),
-        loss=mean.loss if report is None else None,  # which would be one more release
-        privacy=report,
+        weights=aggregate(strategy, number, [mean.message(head)]),
+        loss=mean.loss if release is None else None,  # which would be one more release
+        release=release,
         clients=[cost["client"] for cost in costs],
         bytes_up=sum(cost["bytes_up"] for cost in costs) // len(costs),
         bytes_down=sum(array.nbytes for array in weights.values()),
@@ -152,10 +156,11 @@ def solved_round(grid: Grid, roster: Roster, settings: FederationSettings, head:
 
 def _train_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> tuple[Mean, list[dict[str, Any]], list[str]]:
+) -> tuple[Mean, list[dict[str, Any]], list[str], tuple[int, int]]:
     """The mean of a round's heads that passed every check, what they cost, and what was wrong with the others.
 
-    Heads are added in the order of the clients' numbers, whenever they come.
+    Heads are added in the order of the clients' numbers, whenever they come. The last is how many clients were drawn,
+    and from how many at random: of those that a repeated round prefers, from no more than were drawn.
     """
     quorum = min(settings.min_replies, settings.clients_per_round)
     problems: list[str] = []
@@ -166,6 +171,7 @@ def _train_round(
             seconds = settings.client_deadline if isinstance(settings, ServerSettings) else settings.round_deadline
             roster.gather(quorum, seconds)
         chosen = [roster.clients[client] for client in roster.sample("train", number, attempt, last=asked)]
+        draw = len(chosen), len(chosen) if asked else len(roster.pool(number))
         by_node = {client.node: client for client in chosen}
         if isinstance(settings, ServerSettings):
             print(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected", flush=True)
@@ -202,7 +208,7 @@ def _train_round(
                 mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
                 costs.append(cost_of(client.number, reply, payload_bytes(reply), bytes_down))
         if len(costs) >= quorum:
-            return mean, costs, problems
+            return mean, costs, problems, draw
         again = "; again with others" if attempt < ATTEMPTS - 1 else ""
         print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few{again}", flush=True)
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")

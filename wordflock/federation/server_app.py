@@ -25,7 +25,7 @@ from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head import count_parameters
 from wordflock.metrics import Score
-from wordflock.privacy import check_privacy, format_privacy
+from wordflock.privacy import Releases, check_privacy, format_privacy, rounds_report
 from wordflock.progress import progress
 from wordflock.run import Run
 from wordflock.settings import FederationSettings, ServerSettings
@@ -94,7 +94,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             if number == exact:
                 outcome = solved_round(grid, roster, settings, head, run.folder)
             else:
-                outcome = averaged_round(grid, roster, settings, strategy, number, weights)
+                outcome = averaged_round(grid, roster, settings, strategy, number, weights, _releases(run))
             weights = outcome.weights
             set_weights(head, weights)
             # Clients' scores of a private head would be one more release.
@@ -116,7 +116,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
                 flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
-    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, roster if devices else None)}
+    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, roster if devices else None)}
     finish(run, "round", settings, prepared, metrics)
     return run.folder
 
@@ -131,12 +131,19 @@ def _line(outcome: Outcome, score: Score, client_score: Score | None, seconds: f
         "bytes_up": outcome.bytes_up,
         "bytes_down": outcome.bytes_down,
         "seconds": seconds,
+        **({"release": outcome.release} if outcome.release else {}),
         **({"refused": outcome.problems} if outcome.problems else {}),
         **({"costs": outcome.costs} if costs else {}),
     }
 
 
-def _sum_up(run: Run, outcome: Outcome | None, roster: Roster | None) -> dict[str, Any]:
+def _releases(run: Run) -> Releases:
+    """What the private rounds of a run have released, whoever ran them."""
+    releases = [line["release"] for line in run.history if "release" in line]
+    return tuple((noise, drawn, among) for noise, drawn, among in releases)
+
+
+def _sum_up(run: Run, outcome: Outcome | None, settings: FederationSettings, roster: Roster | None) -> dict[str, Any]:
     """What metrics.json says of all rounds; with a roster of real devices, prints what each of them paid."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
@@ -144,9 +151,10 @@ def _sum_up(run: Run, outcome: Outcome | None, roster: Roster | None) -> dict[st
         "bytes_per_client_per_round": sum(traffic) // max(1, len(traffic)),
         "refused": sum(len(line.get("refused", [])) for line in lines),
     }
-    if outcome is not None and outcome.privacy:
-        print(format_privacy(outcome.privacy), flush=True)
-        metrics["privacy"] = outcome.privacy
+    releases = _releases(run)
+    if privacy := rounds_report(settings, releases) if releases else outcome and outcome.privacy:
+        print(format_privacy(privacy), flush=True)
+        metrics["privacy"] = privacy
     if roster is not None:
         metrics["clients"] = sum_costs(lines, roster.clients)
         print(format_costs(metrics["clients"]), flush=True)

@@ -96,10 +96,14 @@ class Mean:
         """The mean loss of a clip."""
         return self._losses / self._clips
 
-    def message(self) -> Message:
-        """The mean as a client's reply."""
-        head = {name: (array / self._clips).astype(np.float32) for name, array in self._sums.items()}
-        return Message(content(head, num_examples=self._clips, loss=self.loss), 0, MessageType.TRAIN)
+    @property
+    def head(self) -> Weights:
+        """The mean."""
+        return {name: (array / self._clips).astype(np.float32) for name, array in self._sums.items()}
+
+    def message(self, head: Weights | None = None) -> Message:
+        """The mean, or the head that was made of it, as a client's reply."""
+        return Message(content(head or self.head, num_examples=self._clips, loss=self.loss), 0, MessageType.TRAIN)
 
 
 def get_state(strategy: FedAvg) -> dict[str, NDArray[Any]]:
