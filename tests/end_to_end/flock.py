@@ -72,12 +72,12 @@ class Started:
 
     def stop(self) -> int:
         """End it as systemd would, and for good if need be."""
-        pids = family(self.process.pid)
-        if self.process.poll() is None:
+        if self.process.poll() is None:  # else its number may be another's by now
+            pids = family(self.process.pid)
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(30)
-        kill(pids)
+            kill(pids)
         return self.process.wait()
 
     def pull_the_plug(self) -> None:

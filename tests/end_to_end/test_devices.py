@@ -57,6 +57,12 @@ class Flock:
         where = ["--server", f"127.0.0.1:{port or self.port}", *trust, *self.features]
         return Started(self.folder, name, "client", *where, *arguments, **how)
 
+    def boot(self, cid: int) -> None:
+        """Start one of the three clients, one after the other, as they share a cache and two cores."""
+        name, through = f"client-{cid}", self.proxy.port if cid == 2 else self.port
+        self.clients[name] = self.client(name, *self.partition(cid), port=through)
+        self.clients[name].wait_for("clips ready")
+
     def partition(self, cid: int) -> list[object]:
         """The options of a client that plays its part of the shared data set."""
         return ["--data", self.data, "--cid", cid, "--clients", 3, *TASK]
@@ -76,16 +82,14 @@ def flock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flock]:
     folder = tmp_path_factory.mktemp("devices")
     data = tones(folder / "data", SPEAKERS, takes=2)
     encoder = random_encoder(folder / "encoder.safetensors")
-    names = [f"client-{number}" for number in range(3)]
+    names = [f"client-{cid}" for cid in range(3)]
     make_certificates(folder / "tls", ["127.0.0.1"], [*names, "late", "nan", "huge"])
     make_certificates(folder / "other", ["127.0.0.1"], ["stranger"])
     port = free_port()
     features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
     flock = Flock(folder, port, data, features, {}, Proxy(port))
-    for cid, name in enumerate(names):
-        through = flock.proxy.port if cid == 2 else port
-        flock.clients[name] = flock.client(name, *flock.partition(cid), port=through)
-        flock.clients[name].wait_for("clips ready")  # one after the other, as they share a cache and two cores
+    for cid in range(3):
+        flock.boot(cid)
     yield flock
     started = [pid for client in flock.clients.values() for pid in family(client.process.pid)]
     for client in flock.clients.values():
@@ -102,8 +106,8 @@ def simulated(flock: Flock, name: str, *arguments: object) -> dict[str, np.ndarr
     return load_checkpoint(flock.run(name) / "last.safetensors").weights
 
 
-def test_three_rounds_give_the_simulation_s_head(flock: Flock) -> None:
-    with flock.server("plain", rounds=3) as server:
+def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_run(flock: Flock) -> None:
+    with flock.server("plain", "--keep-running", rounds=3) as server:
         server.wait_for("waiting for clients")
         # A client that is refused does not keep the others from their work.
         wrong_ca = flock.client("wrong-ca", *flock.partition(0), key="client-0", ca="other")
@@ -122,10 +126,18 @@ def test_three_rounds_give_the_simulation_s_head(flock: Flock) -> None:
             assert "wants TLS" in plain.output
             assert wrong_key.wait() == 2, wrong_key.output
             assert re.search(r"turned this client away: it does not know the key .*stranger\.key", wrong_key.output)
-        server.wait_for("a client at 127.0.0.1 was turned away")
+        server.wait_for("a client at 127.0.0.1 was turned away: its key is not among those of --require-keys")
+        server.wait_for("a client was turned away: it does not trust this server's certificate; see its --ca")
+        server.wait_for("a client was turned away: it does not speak TLS; start it with --ca")
+        server.wait_for("the run is done; staying for the next one")
+        with flock.server("second", rounds=1) as second:
+            assert second.wait() == 0, second.output
+        assert len(flock.history("second")) == 1
         pids = family(server.process.pid)
-        assert server.wait() == 0, server.output
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 130
     assert not [pid for pid in pids if "wordflock" in runs(pid)], "the server leaves processes behind"
+    assert not list((flock.folder / "runs").glob(".server-*.json"))
     assert [line["round"] for line in flock.history("plain")] == [1, 2, 3]
     metrics = json.loads((flock.run("plain") / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.8  # of four words
@@ -161,7 +173,15 @@ def test_resumed_after_kills_it_ends_as_if_nothing_had_happened(flock: Flock) ->
         assert server.wait() == 2
         assert "SuperLink ended" in server.output
     with Started(flock.folder, "resumed-again", *resume) as server:
+        server.wait_for("round 3: accuracy")
+        # The power fails for all of them. When it is back, systemd starts the clients at boot; the server comes later.
+        for machine in (server, *flock.clients.values()):
+            machine.pull_the_plug()
+    for cid in range(3):
+        flock.boot(cid)
+    with Started(flock.folder, "rebooted", *resume) as server:
         assert server.wait() == 0, server.output
+        assert "going on after round 3" in server.output
     history = flock.history("killed")
     assert [line["round"] for line in history] == [1, 2, 3, 4]
     assert (flock.run("killed") / "history.jsonl").read_text().startswith(before), "rounds were done anew"
@@ -170,20 +190,7 @@ def test_resumed_after_kills_it_ends_as_if_nothing_had_happened(flock: Flock) ->
     assert {name: array.tobytes() for name, array in weights.items()} == {n: a.tobytes() for n, a in expected.items()}
 
 
-def test_a_server_that_keeps_running_takes_the_next_run(flock: Flock) -> None:
-    with flock.server("first", "--keep-running", rounds=1) as server:
-        server.wait_for("the run is done; staying for the next one")
-        with flock.server("second", rounds=1) as second:
-            assert second.wait() == 0, second.output
-        assert len(flock.history("second")) == 1
-        assert server.process.poll() is None
-        pids = family(server.process.pid)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.wait() == 130
-    assert not [pid for pid in pids if "wordflock" in runs(pid)], "the server leaves processes behind"
-    assert not list((flock.folder / "runs").glob(".server-*.json"))
-
-
+# What `sitecustomize` does in a client: where a round's head is made, and where the process of a message ends.
 HARM = """
 import os
 if os.environ.get("WORDFLOCK_APP") == "clientapp":
@@ -191,33 +198,70 @@ if os.environ.get("WORDFLOCK_APP") == "clientapp":
     honest = client_app.get_weights
     client_app.get_weights = lambda head: {{name: array * {factor} for name, array in honest(head).items()}}
 """
+WATCH = """
+import os, sys
+if os.environ.get("WORDFLOCK_APP") == "clientapp":
+    leave = os._exit
+    def tell(status):
+        with open({file!r}, "a") as file:
+            file.write(" ".join(sys.modules) + "\\n")
+        leave(status)
+    os._exit = tell
+"""
 
 
-def own_client(flock: Flock, name: str, factor: str = "") -> Started:
-    """A client with recordings of its own, which multiplies what it learns by `factor` where there is one."""
+def own_client(flock: Flock, name: str, custom: str) -> Started:
+    """A client with recordings of its own, and Python customized in its processes."""
     own = tones(flock.folder / f"{name}-data", ["0000beef"], takes=10, seed=len(name))
-    environment = {}
-    if factor:
-        harm = flock.folder / f"{name}-harm"
-        harm.mkdir()
-        (harm / "sitecustomize.py").write_text(HARM.format(factor=factor))
-        environment["PYTHONPATH"] = f"{harm}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    site = flock.folder / f"{name}-site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(custom)
+    environment = {"PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     flock.clients[name] = flock.client(name, "--data", own, "--name", name, environment=environment)
     return flock.clients[name]
 
 
-def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
-    harmful = [own_client(flock, "nan", "float('nan')"), own_client(flock, "huge", "1e6")]
+def test_a_round_without_a_quorum_is_repeated_with_others_and_harm_changes_nothing(flock: Flock) -> None:
+    harmful = [own_client(flock, "nan", HARM.format(factor="float('nan')"))]
+    harmful += [own_client(flock, "huge", HARM.format(factor="1e6"))]
     for client in harmful:
         client.wait_for("clips ready")
-    options = {"rounds": 7, "clients-per-round": 9, "upload": "float16", "min-clients": 5, "round-deadline": 30}
+    with flock.server("harmed", **{"rounds": 1, "min-clients": 5, "min-replies": 3}) as server:
+        server.wait_for("waiting for clients")
+        pids = family(server.process.pid)
+        assert server.wait() == 0, server.output
+        said = server.output
+    assert not [pid for pid in pids if "wordflock" in runs(pid)], "the server leaves processes behind"
+    for client in harmful:
+        client.stop()
+    drawn = [set(re.findall(r"\d+", names)) for names in re.findall(r"round 1: clients (.*) train, of 5 con", said)]
+    assert len(drawn) > 1 and said.count("answered well, too few; again with others") == len(drawn) - 1
+    assert drawn[1] > set.union(*drawn) - drawn[0], "those who were not asked yet come first"
+    assert drawn[-1] == {"0", "1", "2"}
+    assert re.search(r"client \d+ \(nan\) sent numbers that are not finite", said)
+    assert re.search(r"client \d+ \(huge\) sent an update of norm \S+, which no training gives", said)
+    metrics = json.loads((flock.run("harmed") / "metrics.json").read_text())
+    refused = [problem for line in flock.history("harmed") for problem in line["refused"]]
+    assert metrics["refused"] == len(refused) == len(re.findall(r"\((?:nan|huge)\) sent", said))
+    # The head is that of the three who mean well, to the last bit: and with it, its accuracy.
+    expected = simulated(flock, "harmed-simulated", "--rounds", 1)
+    weights = load_checkpoint(flock.run("harmed") / "last.safetensors").weights
+    assert {name: array.tobytes() for name, array in weights.items()} == {n: a.tobytes() for n, a in expected.items()}
+
+
+HEAVY = {
+    "transformers", "wordflock.encoder", "wordflock.weights", "wordflock.prepare", "wordflock.partition",
+    "soundfile", "soxr", "torchaudio", "torchmetrics", "sklearn", "scipy", "datasets", "flwr_datasets", "pandas",
+    "pyarrow", "matplotlib", "tensorboard", "huggingface_hub", "safetensors", "onnxruntime",
+}  # fmt: skip
+
+
+def test_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
+    options = {"rounds": 6, "clients-per-round": 9, "upload": "float16", "round-deadline": 30}
+    modules = flock.folder / "modules"
     with flock.server("rough", **options) as server:
-        server.wait_for(r"client \d+ \(nan\) sent numbers that are not finite")
-        server.wait_for(r"client \d+ \(huge\) sent numbers that are not finite")  # as float16, they are infinite
         server.wait_for("round 1: accuracy")
-        for client in harmful:
-            client.stop()
-        own_client(flock, "late").wait_for("connected to")
+        own_client(flock, "late", WATCH.format(file=str(modules))).wait_for("connected to")
         done = len(flock.history("rough"))
         flock.clients["client-1"].wait_for(rf"round {done + 2}: training")
         flock.clients["client-1"].pull_the_plug()
@@ -228,17 +272,21 @@ def test_harm_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
         flock.proxy.mend()
         server.wait_for("client 1 did not answer in time")
         assert server.wait() == 0, server.output
+        assert re.search(r"client \d+ \(late\) is here, with \d+ clips", server.output)
     history = flock.history("rough")
-    assert [line["round"] for line in history] == list(range(1, 8))
+    assert [line["round"] for line in history] == list(range(1, 7))
     late = next(number for line in history for number in line["clients"] if number > 2)
     assert late in history[-1]["clients"]
     assert 2 in history[-1]["clients"], "the client behind the cut network is back"
-    assert all(set(line["clients"]) <= {0, 1, 2, late} for line in history), "harmful heads count in no round"
     metrics = json.loads((flock.run("rough") / "metrics.json").read_text())
-    assert metrics["refused"] >= 3
+    assert metrics["refused"] >= 1
     assert metrics["test"]["accuracy"] > 0.8
     size = sum(w.nbytes for w in load_checkpoint(flock.run("rough") / "last.safetensors").weights.values())
     assert history[-1]["bytes_up"] < 0.6 * size
+    # What the late client's processes had imported when they ended: one of its own for each message, and one is enough.
+    messages = [set(line.split(" ")) for line in modules.read_text().splitlines()]
+    assert len(messages) > 2 and all("wordflock.federation.client_app" in imported for imported in messages)
+    assert not set.union(*messages) & HEAVY, "a round on a device has no use for these"
 
 
 def said_at_once(folder: Path, *arguments: object) -> str:
