@@ -46,10 +46,9 @@ class Device:
 
         def chosen(clips: list[tuple[list[int], str]]) -> Features:
             placed = [(rows, label) for rows, word in clips if (label := task.label_of(word)) is not None]
-            rows = np.array([rows for rows, _ in placed], dtype=np.int64).reshape(len(placed), -1)
+            rows = np.array([rows for rows, _ in placed] or np.empty((0, 1)), dtype=np.int64)
             numbers = np.array([label for _, label in placed], dtype=np.int64)
-            variants = rows[:, 1:] if rows.shape[1] > 1 else None
-            return Features(array, rows[:, 0] if len(placed) else numbers, numbers, variants)
+            return Features(array, rows[:, 0], numbers, rows[:, 1:] if rows.shape[1] > 1 else None)
 
         return chosen(self.train), chosen(self.held_back)
 
