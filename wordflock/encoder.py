@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
 from wordflock.features import FRAMES_PER_SECOND, FeatureSpec
-from wordflock.weights import Dimensions, find, load
+from wordflock.weights import Dimensions, Source, find, load
 
 
 class Encoder(nn.Module):
@@ -85,12 +85,12 @@ class Layer(nn.Module):
         return x + mapped
 
 
-def load_encoder(spec: FeatureSpec) -> Encoder:
-    """The encoder that makes the features of a spec, from wherever its weights are.
+def load_encoder(spec: FeatureSpec, source: Source | None = None) -> Encoder:
+    """The encoder that makes the features of a spec, from wherever its weights are: `source`, where they were found.
 
     Raises WordflockError for a window that is longer than it can see.
     """
-    dimensions, tensors = load(find(spec.encoder))
+    dimensions, tensors = load(source or find(spec.encoder))
     if spec.window * FRAMES_PER_SECOND > dimensions.positions:
         raise WordflockError(
             f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from wordflock.metrics import Score
 from wordflock.prepare import device, prepare
 from wordflock.settings import DataSettings, Settings
 from wordflock.task import SILENCE, UNKNOWN, Task
+
+if TYPE_CHECKING:
+    from wordflock.weights import Source
 
 
 def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
@@ -51,9 +55,9 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
     from wordflock.spectrogram import log_mel
 
     checkpoint = load_checkpoint(path)
-    same_encoder(checkpoint, path)
+    source = same_encoder(checkpoint, path)
     clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
-    encoder, head = load_encoder(checkpoint.spec), checkpoint.build().eval()
+    encoder, head = load_encoder(checkpoint.spec, source), checkpoint.build().eval()
     samples = round(checkpoint.spec.window * SAMPLE_RATE)
     for file, clip in zip(files, clips, strict=True):
         with torch.inference_mode():
@@ -65,8 +69,8 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
         yield file, UNKNOWN if sure < checkpoint.calibration.threshold and label != SILENCE else label, sure
 
 
-def same_encoder(checkpoint: Checkpoint, path: str) -> None:
-    """Raises WordflockError where the encoder of that name here is not the one that the head was trained on."""
+def same_encoder(checkpoint: Checkpoint, path: str) -> Source:
+    """The encoder that the head was trained on. Raises WordflockError where the one of that name here is another."""
     from wordflock.weights import find
 
     found = find(checkpoint.spec.encoder)
@@ -75,6 +79,7 @@ def same_encoder(checkpoint: Checkpoint, path: str) -> None:
             f"{path} was trained on another encoder {checkpoint.spec.encoder} (fingerprint "
             f"{checkpoint.spec.fingerprint[:12]}) than the one here ({found.fingerprint[:12]}); install that one."
         )
+    return found
 
 
 def format_score(score: Score) -> str:
