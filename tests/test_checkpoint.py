@@ -232,6 +232,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "a spec of nonsense": {"spec": {"encoder": 1, "fingerprint": None, "window": "x", "layer": []}},
     "an encoder that is a number": the_spec(encoder=7),
     "no fingerprint": the_spec(fingerprint=None),
+    "a precision of the future": the_spec(precision="float8"),
+    "a precision that is a list": the_spec(precision=["float32"]),
     "a window that is text": the_spec(window="0.2"),
     "a window that is shorter than any": the_spec(window=0.02),
     "a window below nothing": the_spec(window=-1.0),

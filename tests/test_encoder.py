@@ -92,6 +92,15 @@ def test_pooled_neighbours_are_their_means(tensors, short, by, frames):
     np.testing.assert_allclose(pooled, np.stack(means, axis=1), atol=1e-5)
 
 
+def test_bfloat16_is_near_and_leaves_the_rest_of_torch_alone(tensors, short):
+    with torch.inference_mode():
+        exact = build_encoder(SMALL, tensors)(short)
+        near = build_encoder(SMALL, tensors, precision="bfloat16")(short)
+        assert torch.equal(build_encoder(SMALL, tensors)(short), exact)
+    assert near.dtype == torch.float32
+    assert 0 < (near - exact).norm() / exact.norm() < 0.02  # bfloat16 has eight bits, errors of 0.4% at most each
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.4, 30.0])
 def test_a_window_of_any_length(tensors, seconds):
     frames = round(seconds * 50)

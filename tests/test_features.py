@@ -28,6 +28,7 @@ from wordflock.audio import SAMPLE_RATE, fit, read_clip
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
 from wordflock.features import BATCH, FeatureSpec, FeatureStore, encode_clips, feature_spec, gathered, with_variants
+from wordflock.settings import PRECISIONS
 
 SPEC = FeatureSpec("small", "ab" * 32, 0.2, "last")
 WIDTH = 8
@@ -620,6 +621,15 @@ def test_a_variant_is_the_encoder_s_of_the_varied_clip(
     both = [replace(clip, variant=2), clip_of(tmp_path / "varied.wav")]
     x, _ = encode_clips(both, [0, 1], spec, tmp_path, "cpu").batch(np.arange(2))
     assert x[0].allclose(x[1], rtol=2e-3, atol=2e-3)
+
+
+def test_precisions_have_a_store_each(
+    encoder_file: Path, recordings: list[Clip], counted: list[str], tmp_path: Path
+) -> None:
+    specs = [feature_spec(str(encoder_file), 0.3, "last", precision=precision) for precision in PRECISIONS]
+    exact, near = (encode_clips(recordings, [0] * 22, spec, tmp_path, "cpu").batch(np.arange(22))[0] for spec in specs)
+    assert len(counted) == 44 and len(list((tmp_path / "features").iterdir())) == 2
+    assert 0 < (exact - near).norm() / exact.norm() < 0.02
 
 
 def test_a_window_that_is_longer_than_the_encoder_sees_is_refused(

@@ -16,6 +16,7 @@ from wordflock.calibration import Calibration
 from wordflock.errors import WordflockError
 from wordflock.features import LONGEST_WINDOW, SHORTEST_WINDOW, FeatureSpec, names_layers
 from wordflock.files import load_tensors, save_tensors
+from wordflock.settings import PRECISIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,6 +97,8 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
+    if spec.precision not in PRECISIONS:
+        raise ValueError(f"no encoder computes in {spec.precision}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
         raise TypeError("weights are not float32")
 

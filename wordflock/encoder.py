@@ -21,13 +21,19 @@ class Encoder(nn.Module):
     """Log-mel spectrograms, shape (batch, 80, 2 × frames), to features, shape (batch, frames, width)."""
 
     def __init__(
-        self, dimensions: Dimensions, layer: str = "last", pooled: bool = False, frame_pooling: int = 1
+        self,
+        dimensions: Dimensions,
+        layer: str = "last",
+        pooled: bool = False,
+        frame_pooling: int = 1,
+        precision: str = "float32",
     ) -> None:
         """The output is that of `layer`: "last", after the final norm, or "1" and so on; nothing above it is built.
         Several layers, "2+3+last", stand side by side: the width is then as many times that of one.
 
         `pooled`: the mean and the standard deviation over the frames in their place, shape (batch, 2, width).
         `frame_pooling`: the mean of so many neighbouring frames in their place.
+        `precision` "bfloat16": products of matrices, by torch's autocast; norms and the sums over layers stay float32.
         Raises WordflockError where there is no such layer.
         """
         super().__init__()
@@ -36,6 +42,7 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(dimensions.positions, width))
         self.wanted, self.pooled, self.frame_pooling = layer.split("+"), pooled, frame_pooling
+        self.in_bfloat16 = precision == "bfloat16"
         depths = [dimensions.layers if part == "last" else int(part) for part in self.wanted]
         if min(depths) < 1 or max(depths) > dimensions.layers:
             raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and not all of {layer}.")
@@ -44,6 +51,10 @@ class Encoder(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """The features."""
+        with torch.autocast(log_mel.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+            return self._features(log_mel)
+
+    def _features(self, log_mel: Tensor) -> Tensor:
         x = F.gelu(self.conv1(log_mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         x = x + self.positions[: x.shape[1]]
@@ -96,7 +107,7 @@ def load_encoder(spec: FeatureSpec, source: Source | None = None) -> Encoder:
             f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "
             f"take a shorter --window than {spec.window}."
         )
-    return build_encoder(dimensions, tensors, spec.layer, spec.pooled, spec.frame_pooling)
+    return build_encoder(dimensions, tensors, spec.layer, spec.pooled, spec.frame_pooling, spec.precision)
 
 
 def build_encoder(
@@ -105,9 +116,10 @@ def build_encoder(
     layer: str = "last",
     pooled: bool = False,
     frame_pooling: int = 1,
+    precision: str = "float32",
 ) -> Encoder:
     """The encoder with the given weights (transformers' names), frozen, in evaluation mode."""
-    encoder = Encoder(dimensions, layer, pooled, frame_pooling)
+    encoder = Encoder(dimensions, layer, pooled, frame_pooling, precision)
     wanted = encoder.state_dict().keys()
     renamed = {
         name: torch.from_numpy(array) for name, array in _renamed(tensors, len(encoder.layers)) if name in wanted

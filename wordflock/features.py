@@ -54,6 +54,7 @@ class FeatureSpec:
     layer: str  # "last" is the top layer after the final norm; "2" the second layer as it is; "2+last" both
     pooled: bool = False  # over the frames: their mean and standard deviation in place of two frames
     frame_pooling: int = 1  # neighbouring frames that one is the mean of; the last of a clip may be of fewer
+    precision: str = "float32"  # in which the encoder computes; what is stored is float16 in any case
 
     @property
     def frames(self) -> int:
@@ -64,16 +65,24 @@ class FeatureSpec:
     def folder(self) -> str:
         """The store's folder below the cache."""
         pooling = "-pooled" if self.pooled else f"-by{self.frame_pooling}" if self.frame_pooling > 1 else ""
-        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}"
+        precision = "" if self.precision == "float32" else f"-{self.precision}"
+        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}{precision}"
 
 
 def spec_of(settings: Settings) -> FeatureSpec:
     """The spec of the features that the settings ask for. Raises WordflockError as `feature_spec` does."""
-    pooled = settings.head in POOLED_HEADS
-    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, settings.frame_pooling)
+    pooled, precision = settings.head in POOLED_HEADS, settings.precision
+    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, settings.frame_pooling, precision)
 
 
-def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False, frame_pooling: int = 1) -> FeatureSpec:
+def feature_spec(
+    encoder: str,
+    window: float,
+    layer: str,
+    pooled: bool = False,
+    frame_pooling: int = 1,
+    precision: str = "float32",
+) -> FeatureSpec:
     """The spec of an encoder's features; finds the encoder, but does not load it.
 
     Raises WordflockError for a window outside 0.2 to 30 s, a layer that is neither "last" nor a number, and an
@@ -90,7 +99,7 @@ def feature_spec(encoder: str, window: float, layer: str, pooled: bool = False, 
     frames = round(window * FRAMES_PER_SECOND)
     # The pooling over all frames leaves nothing for that of neighbours to do.
     by = 1 if pooled else frame_pooling
-    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled, by)
+    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled, by, precision)
 
 
 def names_layers(layer: str) -> bool:

@@ -11,6 +11,7 @@ from wordflock.errors import WordflockError
 
 HEADS = ("attentive", "convolution", "mean", "linear", "normalized")
 POOLED_HEADS = ("linear", "normalized")  # which work on frames pooled before they are stored
+PRECISIONS = ("float32", "bfloat16")
 # Values for options that are not given, by the name of a recipe.
 RECIPES: dict[str, dict[str, Any]] = {
     "wordflock": {},
@@ -111,6 +112,11 @@ class Settings(DataSettings):
     frame_pooling: int = option(2, "Neighbouring frames that are averaged into one before they are stored.", least=1)
     variants: int = option(
         0, "Other versions of each training clip: moved, faster, in a room, beside noise.", least=0, most=99
+    )
+    precision: str = option(
+        "float32",
+        "Numbers that the encoder computes in; bfloat16 is faster where the processor has it, and slower elsewhere.",
+        choices=PRECISIONS,
     )
     head: str = option(
         "auto",

@@ -174,7 +174,7 @@ class Roster:
             self._turned_away.add(node)
             print(
                 f"client {client} was turned away, for its features are of another kind ({features}); start it with "
-                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer}"
+                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} --precision {spec.precision}"
             )
             return
         before = self.clients.get(client.number)
