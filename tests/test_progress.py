@@ -65,7 +65,7 @@ def test_a_terminal_shows_how_far_it_is_and_a_pipe_gets_the_lines_alone(relayed:
     program, given = (SHOWS, relay()) if relayed else (WORKS, "")
     out, seen = shown(program, terminal=True, given=given)
     assert out == "a line\n"
-    assert "1/3" in seen and "accuracy 0.5000 · waiting for [2]" in seen
+    assert "1/3" in seen and "waiting for [2] · accuracy 0.5000" in seen
     assert shown(program, terminal=False, given=given) == ("a line\n", "")
 
 

@@ -83,21 +83,23 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
     )
     # What is printed meanwhile goes above the bar, but not there from a pipe or a file.
     above = sys.stdout.isatty()
     with Progress(
-        *columns, console=console, transient=True, redirect_stdout=above, disable=not console.is_terminal
+        *columns, console=console, expand=True, transient=True, redirect_stdout=above, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(what, total=total, speed="", note="")
 
         def show(done: int, last: str, now: str) -> None:
-            bar.update(task, completed=done, note=" · ".join(filter(None, (last, now))))
+            bar.update(task, completed=done, note=" · ".join(filter(None, (now, last))))
             speed = bar.tasks[0].speed or 0.0
             bar.update(task, speed=f"{speed:.0f} {unit}/s" if speed >= 1 else "")
 

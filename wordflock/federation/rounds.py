@@ -188,7 +188,7 @@ def _train_round(
             messages,
             settings.round_deadline,
             lambda nodes, by_node=by_node: (  # type: ignore[misc]
-                f"for round {number}: {len(by_node) - len(nodes)} of {len(by_node)} have replied, not yet "
+                f"for round {number} ({len(by_node) - len(nodes)} of {len(by_node)} replied): "
                 f"{listed([by_node[node] for node in nodes])}"
             ),
             None if isinstance(settings, ServerSettings) else AHEAD,
@@ -256,7 +256,7 @@ def clients_score(
         for node in held_back
     ]
     replies = []
-    came = collect(grid, messages, settings.round_deadline, lambda nodes: f"for {len(nodes)} clients' accuracy")
+    came = collect(grid, messages, settings.round_deadline, lambda nodes: f"for the accuracy of {len(nodes)}")
     heard = {reply.metadata.src_node_id for reply in came if answered(reply)}
     roster.late |= {client.number: number for client in chosen if client.node not in heard}
     for reply in came:
