@@ -342,6 +342,16 @@ def assert_whole(path: Path, at_least: int) -> int:
     return epoch
 
 
+@pytest.mark.parametrize("by", [0, -1, 1.5, True, "2", None])
+def test_a_frame_pooling_that_no_encoder_has_is_refused(by: Any, tmp_path: Path) -> None:
+    saved = a_checkpoint()
+    metadata = {
+        "wordflock": json.dumps({"format": FORMAT, **about(replace(saved, spec=replace(SPEC, frame_pooling=by)))})
+    }
+    save_tensors(tmp_path / "best.safetensors", saved.weights, metadata)
+    assert_refused(tmp_path / "best.safetensors", "is not a checkpoint of Wordflock")
+
+
 @pytest.mark.parametrize("values", [(0.0, 0.5), (-1.0, 0.5), (float("inf"), 0.5), (1.0, 1.5), (1.0, -0.1)])
 def test_a_calibration_that_no_head_has_is_refused(values: tuple[float, float], tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best.safetensors", replace(a_checkpoint(), calibration=Calibration(*values)))

@@ -85,6 +85,7 @@ def _check(checkpoint: Checkpoint) -> None:
         *((text, str) for text in (spec.encoder, spec.fingerprint, spec.layer)),
         (spec.window, float),
         (spec.pooled, bool),
+        (spec.frame_pooling, int),
         (checkpoint.calibration.temperature, float),
         (checkpoint.calibration.threshold, float),
     ]
@@ -97,6 +98,8 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
+    if spec.frame_pooling < 1:
+        raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
     if spec.precision not in PRECISIONS:
         raise ValueError(f"no encoder computes in {spec.precision}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
