@@ -1,6 +1,7 @@
-"""Accuracy of the defaults over several seeds: the table of docs/accuracy.md.
+"""Accuracy of the defaults over several seeds, and of what else was tried: the tables of docs/accuracy.md.
 
 python -m benchmarks.accuracy --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
+and the same with --explored --seeds 2
 
 Every run reads the test split once, for the head that was best on validation. A seed decides the head's first weights,
 the order of clips, which clips are silence, who owns which clips and who trains in a round.
@@ -38,32 +39,89 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "federated, exact, layers 2, 3, last, float32": ("simulate", {"strategy": "exact", "upload": "float32"}),
     "federated, started from the exact head, 10 rounds": ("simulate", {"start": "exact"}),
 }
+# What else was tried, on validation clips: the test split plays no part in choosing.
+EXPLORED: dict[str, tuple[str, dict[str, Any]]] = {
+    "the defaults": ("train", {}),
+    "every frame": ("train", {"frame_pooling": 1}),
+    "frames averaged by 5": ("train", {"frame_pooling": 5}),
+    **{f"layer {layer}": ("train", {"layer": layer}) for layer in ("1", "2", "3", "3+last")},
+    **{f"window {window} s": ("train", {"window": window}) for window in (1.0, 1.2, 1.6, 2.0)},
+    "1 variant a clip": ("train", {"variants": 1}),
+    "head mean": ("train", {"head": "mean"}),
+    "head convolution": ("train", {"head": "convolution"}),
+    "no label smoothing": ("train", {"label_smoothing": 0.0}),
+    "constant learning rate": ("train", {"schedule": "constant"}),
+    "5 epochs": ("train", {"epochs": 5}),
+    "exact": ("train", {"strategy": "exact"}),
+    **{f"exact, layer {layer}": ("train", {"strategy": "exact", "layer": layer}) for layer in ("2", "last", "3+last")},
+    "fedavg, the defaults": ("simulate", {}),
+    "1 local epoch": ("simulate", {"local_epochs": 1}),
+    "3 local epochs": ("simulate", {"local_epochs": 3}),
+    "learning rate 1e-3": ("simulate", {"learning_rate": 1e-3}),
+    "learning rate 5e-3": ("simulate", {"learning_rate": 5e-3}),
+    **{strategy: ("simulate", {"strategy": strategy}) for strategy in ("fedavgm", "fedadam", "fedyogi", "fedprox")},
+    "20 clients a round": ("simulate", {"clients_per_round": 20}),
+    "partition iid": ("simulate", {"partition": "iid"}),
+    "partition dirichlet 1.0": ("simulate", {"partition": "dirichlet", "alpha": 1.0}),
+    "partition dirichlet 0.1": ("simulate", {"partition": "dirichlet", "alpha": 0.1}),
+    "one speaker a client, batches of 8": ("simulate", {"clients": 627, "batch_size": 8}),
+    "started from the exact head": ("simulate", {"start": "exact"}),
+    "the same, learning rate 1e-3": ("simulate", {"start": "exact", "learning_rate": 1e-3}),
+}
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5% quantiles of Student's t for this many seeds
 
 
 def main() -> None:
-    """Print the table, a row at a time."""
+    """Print a table, a row at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", default="")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--explored", action="store_true", help="what else was tried, on validation clips")
     options = parser.parse_args()
+    if options.explored:
+        _print_explored(options)
+    else:
+        _print_configurations(options)
+
+
+def _print_configurations(options: argparse.Namespace) -> None:
     print(
-        "| configuration | parameters | validation (%) | test (%) | unknown recall (%) | bytes up a client | seconds |"
+        "| configuration | parameters | validation (%) | test (%) | unknown recall (%) | calibration error "
+        "| bytes up a client | seconds |"
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("|---" * 8 + "|", flush=True)
     for name, (mode, changes) in CONFIGURATIONS.items():
         runs = [_run(mode, {**changes, "seed": seed}, options) for seed in range(options.seeds)]
         tests = [100 * run["test"]["accuracy"] for run in runs]
         half = STUDENT[len(tests)] * stdev(tests) / len(tests) ** 0.5 if len(tests) > 1 else float("nan")
         first, validation = runs[0], mean(100 * run["validation"]["accuracy"] for run in runs)
         unknown = mean(100 * run["test"]["recall"]["_unknown_"] for run in runs)
+        error = mean(run["test"]["calibration_error"] for run in runs)
         print(
             f"| {name} | {first['test']['parameters']:,} | {validation:.2f} | {mean(tests):.2f} ± {half:.2f} "
-            f"| {unknown:.1f} | {first['bytes_up']:,} | {mean(run['elapsed'] for run in runs):.1f} |",
+            f"| {unknown:.1f} | {error:.4f} | {first['bytes_up']:,} | {mean(run['elapsed'] for run in runs):.1f} |",
             flush=True,
         )
+
+
+def _print_explored(options: argparse.Namespace) -> None:
+    print("| configuration | parameters | after 5 (%) | last (%) | best (%) | seconds |")
+    print("|---" * 6 + "|", flush=True)
+    for name, (mode, changes) in EXPLORED.items():
+        runs = [_run(mode, {**changes, "seed": seed}, options) for seed in range(options.seeds)]
+        curves = [[100 * accuracy for accuracy in run["curve"]] for run in runs]
+        fifth = _spread([curve[min(5, len(curve)) - 1] for curve in curves])
+        last, best = _spread([curve[-1] for curve in curves]), _spread([max(curve) for curve in curves])
+        seconds = mean(run["elapsed"] for run in runs)
+        parameters = runs[0]["validation"]["parameters"]
+        print(f"| {name} | {parameters:,} | {fifth} | {last} | {best} | {seconds:.1f} |", flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    """The mean, and the standard deviation over seeds."""
+    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def _run(mode: str, changes: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -79,6 +137,8 @@ def _run(mode: str, changes: dict[str, Any], options: argparse.Namespace) -> dic
         metrics["elapsed"] = time.perf_counter() - started - metrics["seconds"]["encode"]
         lines = [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text().splitlines()]
         metrics["bytes_up"] = max(line.get("bytes_up", 0) for line in lines)
+        # A start in closed form is round 0 and no round of training.
+        metrics["curve"] = [line["validation_accuracy"] for line in lines if line.get("round", 1) > 0]
     return metrics
 
 

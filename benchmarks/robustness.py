@@ -15,6 +15,7 @@ from dataclasses import replace
 from statistics import mean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wordflock.audio import SAMPLE_RATE, fit
 from wordflock.augment import with_noise
@@ -80,26 +81,20 @@ def main() -> None:
             validation, test = _features(known, task, "validation", now), _features(known, task, "test", now)
             found = calibrate(predict(head, validation), validation.labels, len(task.keywords))
             strange = _features(new, task, "test", now)
-            unknown = task.labels.index(UNKNOWN)
-
-            def answers(
-                features: Features, head: Head = head, temperature: float = found.temperature
-            ) -> tuple[np.ndarray, np.ndarray]:
-                logits = predict(head, features)
-                return logits.argmax(axis=1), probabilities(logits / np.float32(temperature)).max(axis=1)
-
-            best, sure = answers(strange)
-            keyword, confidence = answers(test)
+            best, sure = _answers(head, strange, found.temperature)
+            keyword, confidence = _answers(head, test, found.temperature)
             right = (keyword == test.labels) & (test.labels < len(task.keywords))
-            results.append(
-                (
-                    100 * float((best == unknown).mean()),
-                    100 * float(((best == unknown) | (sure < found.threshold)).mean()),
-                    100 * float((confidence[right] < found.threshold).mean()),
-                )
-            )
-        figures = " | ".join(f"{mean(column):.1f}" for column in zip(*results, strict=True))
-        print(f"| {', '.join(kept_out)} | {len(strange)} | {figures} |", flush=True)
+            unknown = best == task.labels.index(UNKNOWN)
+            figures = unknown, unknown | (sure < found.threshold), confidence[right] < found.threshold
+            results.append([100 * float(figure.mean()) for figure in figures])
+        row = " | ".join(f"{mean(column):.1f}" for column in zip(*results, strict=True))
+        print(f"| {', '.join(kept_out)} | {len(strange)} | {row} |", flush=True)
+
+
+def _answers(head: Head, features: Features, temperature: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The most probable label of every clip, and its probability."""
+    logits = predict(head, features)
+    return logits.argmax(axis=1), probabilities(logits / np.float32(temperature)).max(axis=1)
 
 
 def _features(table: ClipTable, task: Task, split: str, settings: TrainSettings) -> Features:

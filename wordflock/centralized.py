@@ -178,8 +178,8 @@ def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, pr
     if before.labels != prepared.task.labels or spec != prepared.spec:
         raise WordflockError(
             f"{path} was trained for {','.join(before.labels)} on {before.spec.encoder}, window {before.spec.window}, "
-            f"frames pooled by {before.spec.frame_pooling}, layer {before.spec.layer} in {before.spec.precision}, not for "
-            "what is asked now; give the options it was trained with."
+            f"frames pooled by {before.spec.frame_pooling}, layer {before.spec.layer} in {before.spec.precision}, "
+            "not for what is asked now; give the options it was trained with."
         )
     try:
         set_weights(head, before.weights)
