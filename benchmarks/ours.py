@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clips import chosen_clips, features_of, run, seconds
-from benchmarks.rounds import few_clips, rounds_in_process
+from benchmarks.rounds import SPEC, WIDTH, few_clips, rounds_in_process
 from wordflock.features import Features, encode_clips, spec_of
 from wordflock.head import build_head
 from wordflock.settings import TrainSettings
@@ -66,7 +66,7 @@ def scale(data: str, cache: str, size: int) -> dict[str, Any]:
     """Ten rounds of 100 clients, sampled of `size`, each with 20 clips of its own on disk; made-up features."""
     clips = 20
     with tempfile.TemporaryDirectory() as folder:
-        shape = (size * clips, 70, 384)  # a file with holes: it takes no room on the disk
+        shape = (size * clips, SPEC.frames, WIDTH)  # a file with holes: it takes no room on the disk
         array = np.memmap(Path(folder) / "features.bin", np.float16, "w+", shape=shape)
         members = [
             Features(array, np.arange(n * clips, (n + 1) * clips), np.arange(clips) % LABELS) for n in range(size)
