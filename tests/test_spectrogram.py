@@ -58,3 +58,10 @@ def test_silence_is_finite():
 def test_a_length_between_hops_is_refused():
     with pytest.raises(ValueError, match="hops"):
         log_mel(np.zeros((1, 16_001), dtype=np.float32))
+
+
+def test_another_transform_gives_the_same_spectrogram():
+    torch = pytest.importorskip("torch")
+    batch = clips("padded", 3, 22_400)
+    with_torch = log_mel(batch, rfft=lambda frames: torch.fft.rfft(torch.from_numpy(frames)).numpy())
+    np.testing.assert_allclose(with_torch, log_mel(batch), atol=1e-5)

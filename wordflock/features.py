@@ -29,9 +29,9 @@ from wordflock.audio import SAMPLE_RATE, fit
 from wordflock.data import read_samples
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
+from wordflock.processor import fastest_precision
 from wordflock.progress import progress
 from wordflock.settings import POOLED_HEADS, Settings
-from wordflock.spectrogram import log_mel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,11 +62,20 @@ class FeatureSpec:
         return 2 if self.pooled else math.ceil(round(self.window * FRAMES_PER_SECOND) / self.frame_pooling)
 
     @property
+    def kind(self) -> str:
+        """What a head must know of features to work on them. Precision is no part of it: heads are as often right on
+        features of another one (docs/performance.md), so devices of one federation may have unlike processors."""
+        pooling = "-pooled" if self.pooled else f"-by{self.frame_pooling}" if self.frame_pooling > 1 else ""
+        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}"
+
+    @property
     def folder(self) -> str:
         """The store's folder below the cache."""
-        pooling = "-pooled" if self.pooled else f"-by{self.frame_pooling}" if self.frame_pooling > 1 else ""
-        precision = "" if self.precision == "float32" else f"-{self.precision}"
-        return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}{precision}"
+        return self.kind if self.precision == "float32" else f"{self.kind}-{self.precision}"
+
+    def here(self) -> FeatureSpec:
+        """These features as this machine makes them: not in bfloat16 where the processor would have to imitate it."""
+        return replace(self, precision="float32") if fastest_precision() == "float32" else self
 
 
 def spec_of(settings: Settings) -> FeatureSpec:
@@ -180,17 +189,15 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    from wordflock.encoder import load_encoder
+    from wordflock.encoder import encode, load_encoder
 
     encoder = load_encoder(store.spec).to(device)
     samples = round(store.spec.window * SAMPLE_RATE)
     batch_size = CUDA_BATCH if device == "cuda" else BATCH
 
-    def encode(batch: NDArray[np.float32]) -> NDArray[np.float16]:
+    def encoded(batch: NDArray[np.float32]) -> NDArray[np.float16]:
         torch.set_num_threads(1)
-        with torch.inference_mode():
-            features = encoder(torch.from_numpy(log_mel(batch)).to(device))
-            return features.to(torch.float16).cpu().numpy()  # type: ignore[no-any-return]
+        return encode(encoder, batch, device)
 
     # A thread a core, each with batches of its own: they never wait for one another, as the threads inside torch and
     # numpy do (numpy's spin while they wait), and the features do not depend on how many there are.
@@ -217,8 +224,8 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
                 keys = [clip.key for clip in clips[start : start + batch_size]]
                 # Not in this thread: Ctrl-C is raised here, and inside libsndfile's callbacks it would be swallowed.
                 batch = reader.submit(read, len(keys)).result()
-                pending.append((keys, pool.submit(encode, batch)))
-                if len(pending) > workers:
+                pending.append((keys, pool.submit(encoded, batch)))
+                if len(pending) > 2 * workers:  # so that none is idle while the oldest is stored
                     keep()
             while pending:
                 keep()

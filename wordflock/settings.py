@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from wordflock.errors import WordflockError
+from wordflock.processor import fastest_precision
 
 HEADS = ("attentive", "convolution", "mean", "linear", "normalized")
 POOLED_HEADS = ("linear", "normalized")  # which work on frames pooled before they are stored
@@ -20,6 +21,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "window": 30.0,
         "layer": "last",
         "frame_pooling": 1,
+        "precision": "float32",
         "head": "convolution",
         "batch_size": 8,
         "learning_rate": 1e-3,
@@ -114,9 +116,9 @@ class Settings(DataSettings):
         0, "Other versions of each training clip: moved, faster, in a room, beside noise.", least=0, most=99
     )
     precision: str = option(
-        "float32",
-        "Numbers that the encoder computes in; bfloat16 is faster where the processor has it, and slower elsewhere.",
-        choices=PRECISIONS,
+        "auto",
+        "Numbers that the encoder computes in. auto is bfloat16 where the processor computes in it, which is faster.",
+        choices=("auto", *PRECISIONS),
     )
     head: str = option(
         "auto",
@@ -133,6 +135,8 @@ class Settings(DataSettings):
             object.__setattr__(self, "head", "normalized" if private else "linear" if exact else "attentive")
         if self.layer == "auto":
             object.__setattr__(self, "layer", "2+3+last" if self.head in POOLED_HEADS else "last")
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", fastest_precision())
         super().__post_init__()
 
     @property

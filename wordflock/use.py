@@ -33,7 +33,7 @@ def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
     checkpoint = load_checkpoint(path)
     same_encoder(checkpoint, path)
     everything = Settings(**{key: getattr(settings, key) for key in vars(settings)})
-    prepared = prepare(everything, [split], task=Task.of_labels(checkpoint.labels), spec=checkpoint.spec)
+    prepared = prepare(everything, [split], task=Task.of_labels(checkpoint.labels), spec=checkpoint.spec.here())
     where = device(settings)
     return evaluate_head(
         checkpoint.build().to(where),
@@ -51,18 +51,16 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
     """
     import torch
 
-    from wordflock.encoder import load_encoder
-    from wordflock.spectrogram import log_mel
+    from wordflock.encoder import encode, load_encoder
 
     checkpoint = load_checkpoint(path)
     source = same_encoder(checkpoint, path)
     clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
-    encoder, head = load_encoder(checkpoint.spec, source), checkpoint.build().eval()
+    encoder, head = load_encoder(checkpoint.spec.here(), source), checkpoint.build().eval()
     samples = round(checkpoint.spec.window * SAMPLE_RATE)
     for file, clip in zip(files, clips, strict=True):
         with torch.inference_mode():
-            # Through float16, as the head's training features went.
-            features = encoder(torch.from_numpy(log_mel(fit(clip, samples)[np.newaxis]))).half().float()
+            features = torch.from_numpy(encode(encoder, fit(clip, samples)[np.newaxis])).float()
             shares = torch.softmax(head(features) / checkpoint.calibration.temperature, dim=1)[0]
         best = int(shares.argmax())
         label, sure = checkpoint.labels[best], float(shares[best])

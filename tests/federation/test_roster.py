@@ -1,10 +1,15 @@
 """How replies are waited for."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from flwr.app import ConfigRecord
 
+from wordflock.features import FeatureSpec
+from wordflock.federation.messages import content
 from wordflock.federation.roster import Client, Roster, answers
 from wordflock.settings import FederationSettings
 
@@ -76,3 +81,26 @@ def test_who_owes_an_answer_sits_out_the_rest_of_the_round_and_the_next_one():
 
 def test_nobody_asked_is_nobody_waited_for():
     assert list(answers(Grid([]), [], 60.0, lambda nodes: "")) == []
+
+
+SPEC = FeatureSpec("tiny.en", 64 * "a", 1.4, "2", frame_pooling=2)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "welcome"),
+    [
+        (SPEC, True),
+        (replace(SPEC, precision="bfloat16"), True),  # another processor
+        (replace(SPEC, layer="last"), False),
+        (replace(SPEC, fingerprint=64 * "b"), False),
+    ],
+)
+def test_a_client_needs_features_of_the_servers_kind(theirs, welcome, capsys):
+    array = np.zeros((1, SPEC.frames, 384), np.float16)
+    prepared = SimpleNamespace(spec=SPEC, features={"train": SimpleNamespace(array=array)})
+    some = Roster(None, FederationSettings(), prepared)
+    introduction = content(client=3, num_examples=50, held_back=5, frames=SPEC.frames, width=384, encode_seconds=1.0)
+    introduction["about"] = ConfigRecord({"features": theirs.kind, "name": "", "processor": ""})
+    some._welcome(7, SimpleNamespace(has_error=lambda: False, content=introduction))
+    assert list(some.clients) == [3] * welcome
+    assert ("--layer 2" in capsys.readouterr().out) != welcome

@@ -23,11 +23,12 @@ from wordflock.checkpoint import get_weights, set_weights
 from wordflock.closed_form import Moments, Scale, Sums
 from wordflock.errors import WordflockError
 from wordflock.federation import secure_sum
-from wordflock.federation.device import load_device, processor_name
+from wordflock.federation.device import load_device
 from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import config_of, content, half_update, labels_of, weights_of
 from wordflock.head import Head, build_head
 from wordflock.privacy import PrivateSums
+from wordflock.processor import processor_name
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
 from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
@@ -53,7 +54,7 @@ def introduce(message: Message, context: Context) -> Message:
         width=width,
         encode_seconds=member.encode_seconds,
     )
-    numbers["about"] = ConfigRecord({"features": member.spec.folder, "name": member.name, "processor": _processor()})
+    numbers["about"] = ConfigRecord({"features": member.spec.kind, "name": member.name, "processor": processor_name()})
     return Message(numbers, reply_to=message)
 
 
@@ -218,11 +219,6 @@ def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: Fed
     head: Head = _thread.head
     set_weights(head, weights)
     return head
-
-
-@lru_cache(maxsize=1)
-def _processor() -> str:
-    return processor_name()
 
 
 def _peak_memory() -> int:

@@ -126,22 +126,6 @@ def load_device(path: str) -> Device:
     return Device(**{**known, "spec": FeatureSpec(**known["spec"])})
 
 
-def processor_name() -> str:
-    """The board or the processor, as people call it."""
-    try:
-        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
-    except OSError:
-        pass
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    import platform
-
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return next(iter(names), "") or platform.processor() or platform.machine()
-
-
 def _number(settings: ClientSettings) -> int:
     """The number of the client: the same whenever this device comes back with the same data."""
     if settings.cid is not None:

@@ -170,13 +170,12 @@ class Roster:
             print(f"a client was turned away, for what it says of itself makes no sense ({printable(repr(error))})")
             return
         features, spec = words_of(reply, "features"), self.prepared.spec
-        if features != spec.folder or shape != self.prepared.features["train"].array.shape[1:]:
+        if features != spec.kind or shape != self.prepared.features["train"].array.shape[1:]:
             self._turned_away.add(node)
             pooling = f"--head {self.settings.head}" if spec.pooled else f"--frame-pooling {spec.frame_pooling}"
             print(
                 f"client {client} was turned away, for its features are of another kind ({features}); start it with "
-                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} --precision {spec.precision} "
-                f"{pooling}"
+                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}"
             )
             return
         before = self.clients.get(client.number)
