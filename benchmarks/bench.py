@@ -48,9 +48,9 @@ class Row:
 
 
 ROWS = [
-    Row("encode", "seed_recipe", "encode"),
-    Row("encode", "ours", "encode"),
-    Row("encode, fastest", "ours", "encode-fast"),
+    Row("pass", "seed_recipe", "encode"),
+    *[Row(f"pass{kind}", "ours", f"pass{kind}") for kind in ("", "-float32", "-fast")],
+    *[Row(f"encode{kind}", "ours", f"encode{kind}") for kind in ("", "-float32", "-fast")],
     Row("epoch", "seed_recipe", "epoch"),
     Row("epoch", "ours", "epoch"),
     *[Row(f"round of 10 × {size}, 1 local epoch", "ours", "round-one-epoch", size) for size in (85, 850)],
@@ -186,12 +186,13 @@ def table(results: dict[str, Any]) -> str:
         ]
         lines.append(f"| {what} | {' | '.join(cells)} | {', '.join(ratios)} |")
 
-    seed_ms, step_ms = figure("seed", "encode", "ms_a_clip"), figure("seed", "epoch", "ms_a_clip")
+    seed_ms, step_ms = figure("seed", "pass", "ms_a_clip"), figure("seed", "epoch", "ms_a_clip")
     clips = found.get(("seed", "epoch"), {}).get("clips")
     worked = f" (worked out from {clips:.0f} clips)" if clips else ""
-    line("a clip, recording to stored features; the seed's encoder pass alone", "ms",
-         figure("Wordflock", "encode", "ms_a_clip"), seed_ms)  # fmt: skip
-    line("the same, 1.0 s and 2 layers", "ms", figure("Wordflock", "encode, fastest", "ms_a_clip"), seed_ms)
+    for row, work in (("pass", "a clip through the encoder"), ("encode", "a clip from recording to stored features")):
+        for kind, how in (("", ""), ("-float32", ", in float32"), ("-fast", ", fastest recipe")):
+            line(work + how, "ms", figure("Wordflock", row + kind, "ms_a_clip"), seed_ms,
+                 " (its encoder's pass alone)" if row == "encode" else "")  # fmt: skip
     seed_epoch = step_ms and step_ms * 0.85
     line(
         "first epoch over 850 clips, encoding included",

@@ -5,36 +5,58 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.clips import chosen_clips, features_of, run, seconds
 from benchmarks.rounds import SPEC, WIDTH, few_clips, rounds_in_process
-from wordflock.features import Features, encode_clips, spec_of
+from wordflock.audio import SAMPLE_RATE, fit
+from wordflock.data import read_samples
+from wordflock.encoder import load_encoder
+from wordflock.features import BATCH, Features, encode_clips, spec_of
 from wordflock.head import build_head
 from wordflock.settings import TrainSettings
+from wordflock.spectrogram import log_mel
 from wordflock.training import Recipe, make_optimizer, train_epoch
 
 LABELS, WORKERS = 12, os.cpu_count() or 1
-DEFAULT, FAST = (1.4, "last"), (1.0, "2")  # window and layer
+FAST = {"window": 1.0, "layer": "2"}  # the fastest recipe within half a point of the default (docs/accuracy.md)
 
 
-def encode(data: str, cache: str, size: int, window: float = DEFAULT[0], layer: str = DEFAULT[1]) -> dict[str, Any]:
+def encoder_pass(data: str, cache: str, size: int, **options: Any) -> dict[str, Any]:
+    """The encoder alone, from log-mels in memory to features in memory: what the seed's row has, in our way, which is
+    a thread a core with batches of its own."""
+    clips, _ = chosen_clips(data, cache, size or 400)
+    spec = spec_of(TrainSettings(**options))
+    encoder = load_encoder(spec)
+    samples = np.stack([fit(recording, round(spec.window * SAMPLE_RATE)) for recording in read_samples(clips)])
+    batches = torch.from_numpy(log_mel(samples)).split(BATCH)
+
+    def work(batch: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            return encoder(batch)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(work, batches[:WORKERS]))
+        took = seconds(lambda: list(pool.map(work, batches)))
+    return {"ms_a_clip": 1000 * took / len(clips), "clips": len(clips)}
+
+
+def encode(data: str, cache: str, size: int, **options: Any) -> dict[str, Any]:
     """From recordings on disk to features on disk: reading, log-mel, encoder and store together."""
     clips, labels = chosen_clips(data, cache, size or 400)
-    spec = spec_of(TrainSettings(window=window, layer=layer))
+    spec = spec_of(TrainSettings(**options))
     with tempfile.TemporaryDirectory() as store:
         encode_clips(clips[:1], labels[:1], spec, Path(store), "cpu")
         took = seconds(lambda: encode_clips(clips, labels, spec, Path(store), "cpu"))
         disk = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
     return {"ms_a_clip": 1000 * took / (len(clips) - 1), "clips": len(clips), "disk_a_clip": disk / len(clips)}
-
-
-def encode_fast(data: str, cache: str, size: int) -> dict[str, Any]:
-    """The same of one second and two layers."""
-    return encode(data, cache, size, *FAST)
 
 
 def epoch(data: str, cache: str, size: int) -> dict[str, Any]:
@@ -87,10 +109,14 @@ if __name__ == "__main__":
     run(
         {
             "encode": encode,
-            "encode-fast": encode_fast,
+            "encode-float32": partial(encode, precision="float32"),
+            "encode-fast": partial(encode, **FAST),
+            "pass": encoder_pass,
+            "pass-float32": partial(encoder_pass, precision="float32"),
+            "pass-fast": partial(encoder_pass, **FAST),
             "epoch": epoch,
-            "round": lambda *given: round_of(*given, local_epochs=5),
-            "round-one-epoch": lambda *given: round_of(*given, local_epochs=1),
+            "round": partial(round_of, local_epochs=5),
+            "round-one-epoch": partial(round_of, local_epochs=1),
             "scale": scale,
             "empty": empty,
         }
