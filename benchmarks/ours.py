@@ -18,7 +18,7 @@ from benchmarks.rounds import SPEC, WIDTH, few_clips, rounds_in_process
 from wordflock.audio import SAMPLE_RATE, fit
 from wordflock.data import read_samples
 from wordflock.encoder import load_encoder
-from wordflock.features import BATCH, Features, encode_clips, spec_of
+from wordflock.features import Features, batch_size, encode_clips, spec_of
 from wordflock.head import build_head
 from wordflock.settings import TrainSettings
 from wordflock.spectrogram import log_mel
@@ -35,7 +35,7 @@ def encoder_pass(data: str, cache: str, size: int, **options: Any) -> dict[str, 
     spec = spec_of(TrainSettings(**options))
     encoder = load_encoder(spec)
     samples = np.stack([fit(recording, round(spec.window * SAMPLE_RATE)) for recording in read_samples(clips)])
-    batches = torch.from_numpy(log_mel(samples)).split(BATCH)
+    batches = torch.from_numpy(log_mel(samples)).split(batch_size(spec, "cpu"))
 
     def work(batch: torch.Tensor) -> torch.Tensor:
         torch.set_num_threads(1)

@@ -27,7 +27,15 @@ from wordflock import weights
 from wordflock.audio import SAMPLE_RATE, fit, read_clip
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
-from wordflock.features import BATCH, FeatureSpec, FeatureStore, encode_clips, feature_spec, gathered, with_variants
+from wordflock.features import (
+    FeatureSpec,
+    FeatureStore,
+    batch_size,
+    encode_clips,
+    feature_spec,
+    gathered,
+    with_variants,
+)
 from wordflock.settings import PRECISIONS
 
 SPEC = FeatureSpec("small", "ab" * 32, 0.2, "last")
@@ -672,12 +680,13 @@ def test_a_recording_that_changed_is_named_and_nothing_is_encoded_twice_for_it(
 def test_what_is_read_before_an_error_is_kept(
     encoder_file: Path, write_audio: Callable[..., Path], tmp_path: Path
 ) -> None:
-    spec = feature_spec(str(encoder_file), 0.2, "last")
-    clips = [clip_of(write_audio(tmp_path / f"{number:03}.wav")) for number in range(3 * BATCH + 1)]
+    spec = feature_spec(str(encoder_file), 1.2, "last")
+    whole = 3 * batch_size(spec, "cpu")
+    clips = [clip_of(write_audio(tmp_path / f"{number:03}.wav")) for number in range(whole + 1)]
     Path(clips[-1].path).unlink()
-    with pytest.raises(WordflockError, match=r"048\.wav"):
+    with pytest.raises(WordflockError, match=f"{whole:03}.wav"):
         encode_clips(clips, range(len(clips)), spec, tmp_path, "cpu")
-    assert len(FeatureStore(tmp_path, spec).rows([clip.key for clip in clips])) == 3 * BATCH
+    assert len(FeatureStore(tmp_path, spec).rows([clip.key for clip in clips])) == whole
 
 
 def test_features_are_the_same_bytes_however_many_cores_there_are(

@@ -36,8 +36,9 @@ from wordflock.settings import POOLED_HEADS, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-BATCH = 16  # clips; more of them fall out of the processor's cache and take longer each
-CUDA_BATCH = 512  # clips, to fill a GPU; chosen on paper, as no GPU was at hand
+BATCH_FRAMES = 1_120  # 16 clips of 1.4 s: more of them fall out of the processor's cache and take longer each
+CUDA_BYTES_A_FRAME = 200_000  # of the encoder's work, at most; chosen on paper, as no GPU was at hand
+CUDA_MOST_CLIPS = 2_048
 CHECKED_ROWS = 32
 FRAMES_PER_SECOND = 50
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.2, 30.0  # seconds
@@ -193,7 +194,7 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
 
     encoder = load_encoder(store.spec).to(device)
     samples = round(store.spec.window * SAMPLE_RATE)
-    batch_size = CUDA_BATCH if device == "cuda" else BATCH
+    together = batch_size(store.spec, device)
 
     def encoded(batch: NDArray[np.float32]) -> NDArray[np.float16]:
         torch.set_num_threads(1)
@@ -220,8 +221,8 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
             ThreadPoolExecutor(1) as reader,
             progress("encoding", len(clips), "clips") as advance,
         ):
-            for start in range(0, len(clips), batch_size):
-                keys = [clip.key for clip in clips[start : start + batch_size]]
+            for start in range(0, len(clips), together):
+                keys = [clip.key for clip in clips[start : start + together]]
                 # Not in this thread: Ctrl-C is raised here, and inside libsndfile's callbacks it would be swallowed.
                 batch = reader.submit(read, len(keys)).result()
                 pending.append((keys, pool.submit(encoded, batch)))
@@ -236,6 +237,17 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
         raise
     finally:
         torch.set_num_threads(threads)
+
+
+def batch_size(spec: FeatureSpec, device: str) -> int:
+    """Clips that are encoded together: what the processor's cache holds, or a GPU's free memory. Two at the least, for
+    one takes as long (`encoder.encode`)."""
+    frames, most = BATCH_FRAMES, math.inf
+    if device == "cuda":
+        import torch
+
+        frames, most = torch.cuda.mem_get_info()[0] // CUDA_BYTES_A_FRAME, CUDA_MOST_CLIPS
+    return int(min(most, max(2, frames // round(spec.window * FRAMES_PER_SECOND))))
 
 
 class FeatureStore:
