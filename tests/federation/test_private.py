@@ -5,12 +5,17 @@ import math
 
 import numpy as np
 import pytest
+from flwr.app import Message, MessageType
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
 
 from wordflock.checkpoint import load_checkpoint
 from wordflock.federation import rounds
-from wordflock.federation.messages import weights_of
-from wordflock.federation.private import clipped
+from wordflock.federation.in_process import in_process_grid
+from wordflock.federation.messages import content, to_record, weights_of
+from wordflock.federation.private import clipped, noised
 from wordflock.federation.simulation import simulate
+from wordflock.federation.strategy import Mean, make_strategy
 from wordflock.privacy import next_noise, rounds_epsilon, rounds_noise
 from wordflock.settings import FederationSettings
 
@@ -53,6 +58,29 @@ def test_an_update_is_clipped_as_a_whole():
     update = np.concatenate([(short[name] - weights[name]).ravel() for name in weights])
     assert np.linalg.norm(update) == pytest.approx(0.5, rel=1e-5)
     np.testing.assert_allclose(clipped(head, weights, 100.0)["a"], head["a"])
+
+
+def test_a_round_is_what_flowers_wrapper_makes_of_it(monkeypatch):
+    generator, settings = np.random.default_rng(0), FederationSettings(dp_epsilon=1.0, dp_unit="client", dp_clip=0.7)
+    weights = {name: generator.normal(size=shape).astype(np.float32) for name, shape in (("a", (3, 4)), ("b", (5,)))}
+    heads = [
+        {name: array + generator.normal(0, size, array.shape).astype(np.float32) for name, array in weights.items()}
+        for size in (0.01, 0.1, 1.0, 10.0)
+    ]
+    mean = Mean()
+    for head in heads:
+        mean.add(clipped(head, weights, 0.7), 1, 0.0)
+    monkeypatch.setattr(np.random, "normal", np.random.default_rng(1).normal)
+    ours = noised(mean.head, settings, 0.5, len(heads))
+    wrapper = DifferentialPrivacyServerSideFixedClipping(make_strategy(settings), 0.5, 0.7, len(heads))
+    wrapper.current_arrays = to_record(weights)
+    monkeypatch.setattr(np.random, "normal", np.random.default_rng(1).normal)
+    with in_process_grid(ClientApp(), 1, {}, 1):
+        replies = [Message(content(head, num_examples=1), 0, MessageType.TRAIN) for head in heads]
+        theirs, _ = wrapper.aggregate_train(1, replies)
+    for name in weights:
+        np.testing.assert_allclose(ours[name], theirs[name].numpy(), atol=1e-6)
+    assert np.abs(ours["a"] - mean.head["a"]).max() > 1e-3, "there is noise"
 
 
 def test_more_noise_fewer_rounds_and_smaller_samples_are_more_private():

@@ -2,6 +2,10 @@
 
 Central differential privacy: the server sees each client's sums, or with --secure-sums their total only, and is trusted
 to add the noise, to keep what it saw to itself and to write nothing but the solution down.
+
+Rounds clip and add noise by Flower's functions, and give what its DifferentialPrivacyServerSideFixedClipping gives
+around FedAvg, but not through it: it counts on as many clients as were drawn, where here some may fail; it adds its
+noise after the strategy, which is too little for momenta and adaptive steps; and its accountant knows no subsampling.
 """
 
 from __future__ import annotations
@@ -88,9 +92,8 @@ def clipped(head: Weights, weights: Weights, clip: float) -> Weights:
 def noised(mean: Weights, settings: FederationSettings, noise: float, clients: int) -> Weights:
     """The mean of `clients` clipped heads that weigh alike, with noise: what a strategy makes of it costs no more.
 
-    Noise on what the strategy made, as Flower's wrapper adds it, would be too little: momenta and adaptive steps
-    carry a client's update on by more than its share of the mean. (Of a mean weighted by clips, a client with many
-    could move more.)
+    Noise on what the strategy made would be too little: momenta and adaptive steps carry a client's update on by more
+    than its share of the mean. (Of a mean weighted by clips, a client with many could move more.)
     """
     arrays = [array.copy() for array in mean.values()]
     add_gaussian_noise_inplace(arrays, compute_stdv(noise, rounds_clip(settings), clients))
