@@ -23,7 +23,7 @@ from wordflock.checkpoint import FORMAT, Checkpoint, get_weights, load_checkpoin
 from wordflock.errors import WordflockError
 from wordflock.features import FeatureSpec
 from wordflock.files import save_tensors
-from wordflock.head import HEADS, build_head
+from wordflock.head import HEADS, Projection, build_head
 
 SPEC = FeatureSpec("tiny.en", "ab" * 32, 0.2, "2")
 FRAMES, WIDTH, LABELS = SPEC.frames, 6, ["ja", "ñandú", "_silence_", "_unknown_"]
@@ -100,6 +100,22 @@ def test_a_head_over_pooled_features_of_several_layers_loads(layer: str, tmp_pat
     loaded = load_checkpoint(tmp_path / "best.safetensors")
     assert_same(loaded, saved)
     assert loaded.build()(torch.zeros(5, 2, WIDTH)).shape == (5, len(LABELS))
+
+
+def test_random_features_are_drawn_again_and_not_stored(tmp_path: Path) -> None:
+    head = build_head("normalized", FRAMES, WIDTH, len(LABELS), projection=Projection(9, TRAINING["seed"]))
+    saved = Checkpoint(LABELS, "normalized", WIDTH, SPEC, get_weights(head), TRAINING, random_features=9)
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, saved)
+    assert {name: array.shape for name, array in load_checkpoint(path).weights.items()} == {
+        "output.weight": (len(LABELS), 9),
+        "output.bias": (len(LABELS),),
+    }
+    features = torch.randn(3, FRAMES, WIDTH, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_checkpoint(path).build()(features), head(features))
+    for wrong in ({"random_features": 10**12}, {"random_features": -9}, {"training": {}}):
+        save_checkpoint(path, replace(saved, **wrong))
+        assert_refused(path)
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from wordflock.errors import WordflockError
-from wordflock.head import HEADS, LARGEST, build_head, count_parameters
+from wordflock.head import HEADS, LARGEST, Projection, build_head, count_parameters
 
 FRAMES, WIDTH, LABELS = 9, 16, 5
 every_head = pytest.mark.parametrize("kind", HEADS)
@@ -52,6 +52,18 @@ def test_a_head_of_over_800_000_parameters_is_refused_unless_allowed(kind: str, 
 @every_head
 def test_the_usual_window_and_encoder_make_a_head_that_may_travel(kind: str) -> None:
     assert count_parameters(build_head(kind, 70, 384, 12)) <= LARGEST
+
+
+def test_random_features_depend_on_the_seed_alone_and_keep_distances() -> None:
+    features = some_features(40)
+    plain, one, again, other = (
+        build_head("normalized", FRAMES, WIDTH, LABELS, seed=None, projection=p and Projection(*p)).pool(features)
+        for p in (None, (800, 3), (800, 3), (800, 4))
+    )
+    assert torch.equal(one, again) and not torch.equal(one, other) and one.shape == (40, 800)
+    torch.testing.assert_close(torch.cdist(one, one), torch.cdist(plain, plain), rtol=0.15, atol=1e-3)
+    with pytest.raises(WordflockError, match="--head normalized"):
+        build_head("linear", FRAMES, WIDTH, LABELS, projection=Projection(8, 0))
 
 
 def test_an_unknown_head_is_refused_and_the_known_ones_are_named() -> None:

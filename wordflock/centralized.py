@@ -19,7 +19,7 @@ from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_
 from wordflock.closed_form import Moments, Sums, SumsFolder, solve
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
-from wordflock.head import Head, build_head, count_parameters
+from wordflock.head import Head, Projection, build_head, count_parameters
 from wordflock.metrics import Score
 from wordflock.prepare import Prepared, device, prepare
 from wordflock.privacy import PrivateSums, check_privacy, format_privacy
@@ -135,7 +135,9 @@ def new_head(settings: HeadSettings, prepared: Prepared) -> Head:
     """The untrained head that the settings ask for."""
     _, frames, width = prepared.features["train"].array.shape
     labels = len(prepared.task.labels)
-    return build_head(settings.head, frames, width, labels, seed=settings.seed, allow_large=settings.allow_large_head)
+    large, seed = settings.allow_large_head, settings.seed
+    drawn = Projection(settings.random_features, seed) if settings.random_features else None
+    return build_head(settings.head, frames, width, labels, seed=seed, allow_large=large, projection=drawn)
 
 
 def checkpoint_of(
@@ -144,7 +146,10 @@ def checkpoint_of(
     """The head as a checkpoint."""
     width = prepared.features["validation"].array.shape[2]
     training = {"mode": mode, "seed": settings.seed, "validation_accuracy": score.accuracy, **counter}
-    return Checkpoint(prepared.task.labels, settings.head, width, prepared.spec, get_weights(head), training)
+    weights, drawn = get_weights(head), settings.random_features
+    return Checkpoint(
+        prepared.task.labels, settings.head, width, prepared.spec, weights, training, random_features=drawn
+    )
 
 
 def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:

@@ -37,12 +37,15 @@ class Checkpoint:
     weights: dict[str, NDArray[np.float32]]
     training: dict[str, Any] = field(default_factory=dict)  # mode, epoch or round, validation accuracy, seed
     calibration: Calibration = field(default_factory=Calibration)
+    random_features: int = 0  # of a clip, drawn from the seed under which the head was trained; 0: none
 
     def build(self) -> Head:
         """The head with its weights; its size was allowed when it was trained."""
-        from wordflock.head import build_head
+        from wordflock.head import Projection, build_head
 
-        head = build_head(self.head, self.spec.frames, self.width, len(self.labels), seed=None, allow_large=True)
+        drawn = Projection(self.random_features, self.training["seed"]) if self.random_features else None
+        sizes = self.head, self.spec.frames, self.width, len(self.labels)
+        head = build_head(*sizes, seed=None, allow_large=True, projection=drawn)
         set_weights(head, self.weights)
         return head
 
@@ -86,6 +89,7 @@ def _check(checkpoint: Checkpoint) -> None:
         (spec.window, float),
         (spec.pooled, bool),
         (spec.frame_pooling, int),
+        (checkpoint.random_features, int),
         (checkpoint.calibration.temperature, float),
         (checkpoint.calibration.threshold, float),
     ]
@@ -98,6 +102,9 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
+    drawn = checkpoint.random_features
+    if drawn and (drawn, type(checkpoint.training["seed"])) != (checkpoint.weights["output.weight"].shape[1], int):
+        raise ValueError(f"no head has {drawn} random features")  # said before a map of that size is drawn
     if spec.frame_pooling < 1:
         raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
     if spec.precision not in PRECISIONS:

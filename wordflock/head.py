@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
+from wordflock.randomness import numpy_generator
 from wordflock.settings import HEADS
 
 LARGEST = 800_000  # parameters
 
 
+@dataclass(frozen=True)
+class Projection:
+    """Random features: linear ones, drawn from a seed. Nobody trains, sends or stores the map, for all can draw it."""
+
+    size: int
+    seed: int
+
+    def matrix(self, width: int) -> NDArray[np.float32]:
+        """The map, shape (width, size); it leaves norms about as they are (Johnson & Lindenstrauss 1984)."""
+        return _gaussian(self.seed, width, self.size)
+
+
+@lru_cache(maxsize=2)
+def _gaussian(seed: int, width: int, size: int) -> NDArray[np.float32]:
+    generator = numpy_generator(seed, "random features", width, size)
+    return generator.standard_normal((width, size), dtype=np.float32) / np.float32(math.sqrt(size))
+
+
 def build_head(
-    kind: str, frames: int, width: int, labels: int, *, seed: int | None = 0, allow_large: bool = False
+    kind: str,
+    frames: int,
+    width: int,
+    labels: int,
+    *,
+    seed: int | None = 0,
+    allow_large: bool = False,
+    projection: Projection | None = None,
 ) -> Head:
     """A head that takes features of shape (batch, frames, width) to logits of shape (batch, labels).
 
     Its first weights depend on `seed` alone; without a seed they are anything, for a head that gets its weights from
-    elsewhere. Raises WordflockError for an unknown kind, and for a head of over
-    800,000 parameters unless `allow_large`.
+    elsewhere. Raises WordflockError for an unknown kind, for a kind that has no `projection` where one is given, and
+    for a head of over 800,000 parameters unless `allow_large`.
     """
     builders: dict[str, type[Head]] = {
         "attentive": AttentiveHead,
@@ -32,10 +62,14 @@ def build_head(
     }
     if kind not in builders:
         raise WordflockError(f"There is no head {kind!r}; choose one of {', '.join(HEADS)}.")
+    if projection and kind != "normalized":
+        raise WordflockError(f"--head {kind} has no random features; take --head normalized.")
     with torch.random.fork_rng(devices=[]):  # torch initialises from its global generator: leave that as it was
         if seed is not None:
             torch.manual_seed(seed)
-        head = builders[kind](frames, width, labels)
+        head = (
+            NormalizedHead(frames, width, labels, projection) if projection else builders[kind](frames, width, labels)
+        )
     count = count_parameters(head)
     if count > LARGEST and not allow_large:
         raise WordflockError(
@@ -134,9 +168,16 @@ class NormalizedHead(LinearHead):
     """A linear layer over clips that are brought to mean 0 and norm 1 each by itself.
 
     It needs no clip but the one at hand to be standardised, and no clip weighs more than another: what differential
-    privacy asks for (privacy.py).
+    privacy asks for (privacy.py), and what lets a random projection see all coordinates alike.
     """
+
+    def __init__(self, frames: int, width: int, labels: int, projection: Projection | None = None) -> None:
+        super().__init__(frames, width, labels)
+        self.projection = torch.from_numpy(projection.matrix(frames * width)) if projection else None
+        if projection:
+            self.output = nn.Linear(projection.size, labels)
 
     def pool(self, features: Tensor) -> Tensor:
         normal = F.layer_norm(features, features.shape[-1:])
-        return normal.flatten(1) / math.sqrt(features.shape[1] * features.shape[2])
+        z = normal.flatten(1) / math.sqrt(features.shape[1] * features.shape[2])
+        return z if self.projection is None else z @ self.projection.to(z.device)

@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
+from wordflock.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from wordflock.closed_form import Scale, Sums, SumsFolder, solve
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
 from wordflock.features import encode_clips
 from wordflock.files import write_atomically
-from wordflock.head import Head, build_head
+from wordflock.head import Head
 from wordflock.prepare import device, load_table, prepare
 from wordflock.run import BEST, LAST
 from wordflock.settings import DataSettings, FederationSettings, TrainSettings
 from wordflock.task import UNKNOWN, Task
-from wordflock.training import pool, put_solution
+from wordflock.training import layer, pool
 
 REVISIONS = "revisions.jsonl"
 
@@ -221,13 +221,8 @@ def _sums(run: _Run, parts: Sequence[_Part]) -> Sums:
 
 def _write(run: _Run, total: Sums, scale: Scale, labels: list[str], entry: dict[str, Any]) -> None:
     """Solve, and write head, sums and record."""
-    width, spec = run.checkpoint.width, run.checkpoint.spec
-    head = build_head(run.checkpoint.head, spec.frames, width, len(labels), seed=None, allow_large=True)
-    put_solution(head, solve(total, scale))
     # All but the last layer is as it was.
-    before = {name: array for name, array in get_weights(run.head).items() if not name.startswith("output.")}
-    set_weights(head, {**get_weights(head), **before})
-    revised = replace(run.checkpoint, labels=labels, weights=get_weights(head))
+    revised = replace(run.checkpoint, labels=labels, weights={**run.checkpoint.weights, **layer(solve(total, scale))})
     run.sums.write(scale, total)
     for name in (BEST, LAST):
         save_checkpoint(run.folder / name, revised)

@@ -123,7 +123,7 @@ class Settings(DataSettings):
     head: str = option(
         "auto",
         "Kind of head; 'linear' and 'normalized' work on pooled frames. auto is attentive; with --strategy exact "
-        "linear, and with --dp-epsilon as well normalized.",
+        "linear, and with --dp-epsilon or --random-features as well normalized.",
         choices=("auto", *HEADS),
     )
 
@@ -131,8 +131,9 @@ class Settings(DataSettings):
         """Fills in what "auto" stands for, so that files tell what was used."""
         exact = getattr(self, "strategy", "") == "exact"
         if self.head == "auto":
-            private = getattr(self, "strategy", "") == "exact" and getattr(self, "dp_epsilon", None) is not None
-            object.__setattr__(self, "head", "normalized" if private else "linear" if exact else "attentive")
+            private = exact and getattr(self, "dp_epsilon", None) is not None
+            normalized = private or getattr(self, "random_features", 0) > 0
+            object.__setattr__(self, "head", "normalized" if normalized else "linear" if exact else "attentive")
         if self.layer == "auto":
             object.__setattr__(self, "layer", "2+3+last" if self.head in POOLED_HEADS else "last")
         if self.precision == "auto":
@@ -161,6 +162,13 @@ class HeadSettings(Settings):
     """What both ways of training share."""
 
     allow_large_head: bool = option(False, "Allow a head of over 800,000 parameters.")
+    random_features: int = option(
+        0,
+        "Numbers that a public random projection, drawn from the seed, makes of a clip's; 0: none. For exact sums of "
+        "fewer bytes.",
+        least=0,
+        most=16_384,
+    )
     batch_size: int = option(64, "Clips in a training batch.", least=1)
     learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9, most=10.0)
     schedule: str = option(

@@ -151,9 +151,13 @@ def pool(head: Head, features: Features) -> NDArray[np.float32]:
 
 def put_solution(head: Head, solution: Solution) -> None:
     """Make a solution in closed form the head's last layer."""
-    with torch.no_grad():
-        head.output.weight.copy_(torch.from_numpy(solution.weight * SHARPNESS))
-        head.output.bias.copy_(torch.from_numpy(solution.bias * SHARPNESS))
+    head.load_state_dict({name: torch.from_numpy(array) for name, array in layer(solution).items()}, strict=False)
+
+
+def layer(solution: Solution) -> dict[str, NDArray[np.float32]]:
+    """A solution in closed form as a head's weights: those of its last layer."""
+    arrays = {"output.weight": solution.weight, "output.bias": solution.bias}
+    return {name: (array * SHARPNESS).astype(np.float32) for name, array in arrays.items()}
 
 
 def _batches(features: Features) -> Iterator[Tensor]:

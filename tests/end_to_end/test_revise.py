@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +62,13 @@ def same_label(clip, label):
     return label
 
 
-@pytest.mark.parametrize("keep", ["total", "client-sums"])
-def test_a_client(asked, keep, tmp_path):
-    from dataclasses import replace
-
-    folder = simulate(replace(asked, keep=keep))
+@pytest.mark.parametrize("how", [{}, {"keep": "client-sums"}, {"head": "normalized", "random_features": 40, "seed": 5}])
+def test_a_client(asked, how, tmp_path):
+    asked = replace(asked, **how)
+    folder = simulate(asked)
     before = load_checkpoint(folder / "best.safetensors").weights["output.weight"]
     clips = forget(folder, client=2)
-    assert clips == len(federation(replace(asked, keep=keep)).members[2].train)
+    assert clips == len(federation(asked).members[2].train)
     assert_same(folder, expected(asked, folder, lambda clip, label, client: client != 2, same_label))
     assert np.abs(load_checkpoint(folder / "last.safetensors").weights["output.weight"] - before).max() > 1e-3
     assert not (folder / "sums" / "client-2.safetensors").exists()

@@ -54,6 +54,21 @@ def test_it_takes_one_round_and_writes_an_ordinary_run(tmp_path, play):
     assert (folder / "accuracy.png").exists()
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_random_features_make_the_sums_small_and_the_head_the_same_anywhere(tmp_path, play, secure):
+    federation = play([20, 30, 25])
+    few = {"head": "normalized", "random_features": 5, "seed": 7, "clients": 3, "secure_sums": secure}
+    folder = simulate(options(tmp_path, **few))
+    checkpoint, features = load_checkpoint(folder / "best.safetensors"), [member.train for member in federation.members]
+    z = np.concatenate([pool(checkpoint.build(), part) for part in features])
+    labels = np.concatenate([part.labels for part in features])
+    scale = Moments.of(z, labels, len(LABELS)).scale()
+    central = solve(Sums.of(z, labels, scale), scale)
+    assert z.shape[1] == 5 and SumsFolder(folder / "sums").read()[1].triangle.shape == (21,)
+    atol = 1e-4 if secure else 1e-6
+    np.testing.assert_allclose(checkpoint.weights["output.weight"] / SHARPNESS, central.weight, atol=atol)
+
+
 def test_fewer_bits_are_fewer_bytes(tmp_path, play):
     play([30] * 5)
     bytes_up = {}

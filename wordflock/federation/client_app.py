@@ -26,7 +26,7 @@ from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device
 from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import config_of, content, half_update, labels_of, weights_of
-from wordflock.head import Head, build_head
+from wordflock.head import Head, Projection, build_head
 from wordflock.privacy import PrivateSums
 from wordflock.processor import processor_name
 from wordflock.randomness import numpy_generator
@@ -214,8 +214,10 @@ def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: Fed
     """The head with these weights. A thread, which plays one client at a time, builds one only once."""
     _, frames, width = member.train.array.shape
     sizes = settings.head, frames, width, len(member.labels)
-    if getattr(_thread, "sizes", None) != sizes:
-        _thread.head, _thread.sizes = build_head(*sizes, seed=None, allow_large=True), sizes
+    drawn = Projection(settings.random_features, settings.seed) if settings.random_features else None
+    if getattr(_thread, "made", None) != (sizes, drawn):
+        _thread.head = build_head(*sizes, seed=None, allow_large=True, projection=drawn)
+        _thread.made = sizes, drawn
     head: Head = _thread.head
     set_weights(head, weights)
     return head
