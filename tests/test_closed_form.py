@@ -84,6 +84,19 @@ def test_fewer_bits_cost_little(upload, tolerance):
     assert np.abs(truth - rounded).max() < tolerance
 
 
+def test_what_half_precision_rounded_is_solved_with_a_larger_penalty():
+    """Nearly dependent coordinates: the Gram matrix has eigenvalues that rounding makes negative."""
+    z, y = clips(9, count=400, size=20)
+    z = np.hstack([z, z + 1e-4 * np.random.default_rng(0).normal(size=z.shape).astype(np.float32)])
+    scale = Moments.of(z, y, 3).scale()
+    sums = Sums.unpacked(Sums.of(z, y, scale).packed("float16"), z.shape[1], 3)
+    with pytest.raises(WordflockError, match="cannot be solved"):
+        solve(sums, scale, [1e-6])
+    solution = solve(sums, scale, [1e-6, 1e-1])
+    assert solution.ridge == 1e-1
+    assert (np.argmax(z @ solution.weight.T + solution.bias, axis=1) == y).mean() > 0.9
+
+
 def test_a_label_that_nobody_has():
     z, y = clips(6)
     with pytest.raises(WordflockError, match=r"\[3\]"):

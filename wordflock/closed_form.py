@@ -10,6 +10,7 @@ Two messages: first `Moments`, from which the server makes the `Scale` that ever
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -253,13 +254,17 @@ def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solutio
     from threadpoolctl import threadpool_limits
 
     gram = sums.gram
+    solutions = []
     # On one thread: several spin while they wait for one another, ten times as long on a busy machine, and the last
     # digits would hang on how many there are.
     with threadpool_limits(1, user_api="blas"):
-        try:
-            return min((_solve(gram, sums, scale, ridge) for ridge in ridges), key=lambda solution: solution.error)
-        except (LinAlgError, ValueError) as error:
-            raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.") from error
+        for ridge in ridges:
+            # Sums in float16 may need a larger penalty than the least, for what was rounded is not positive definite.
+            with suppress(LinAlgError, ValueError):
+                solutions.append(_solve(gram, sums, scale, ridge))
+    if not solutions:
+        raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.")
+    return min(solutions, key=lambda solution: solution.error)
 
 
 def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:

@@ -1,7 +1,7 @@
 """The folder of a run: everything that one training leaves behind.
 
 config.toml (the settings), history.jsonl (a line an epoch or round), best.safetensors and last.safetensors,
-metrics.json, accuracy.png, and TensorBoard's events.
+metrics.json, accuracy.png where there is more than one epoch or round, and TensorBoard's events.
 """
 
 from __future__ import annotations
@@ -61,10 +61,13 @@ class Run:
         return bool(best)
 
     def finish(self, counter: str, metrics: dict[str, Any]) -> None:
-        """Write the accuracy curve and, last, metrics.json: a run that has one is finished."""
-        from wordflock.report import plot_accuracy
+        """Write the accuracy curve, if it is one, and, last, metrics.json: a run that has one is finished."""
+        if (
+            len(self.history) > 1
+        ):  # a curve of one point says nothing, and would take a second of an exact round's three
+            from wordflock.report import plot_accuracy
 
-        plot_accuracy(self.history, counter, self.folder / "accuracy.png")
+            plot_accuracy(self.history, counter, self.folder / "accuracy.png")
         self._events.close()
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
 

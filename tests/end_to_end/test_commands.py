@@ -81,7 +81,8 @@ def assert_complete(run: Path, counter: str, last: int) -> dict[str, Any]:
     points = events.Scalars("validation/accuracy")
     assert [point.step for point in points] == list(range(1, last + 1))
     assert [point.value for point in points] == pytest.approx(accuracies)
-    assert_is_picture(run / "accuracy.png")
+    if last > 1:
+        assert_is_picture(run / "accuracy.png")
     return dict(metrics)
 
 
