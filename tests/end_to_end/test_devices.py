@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flock import Proxy, Started, family, free_port, kill, random_encoder, runs, tones
+from flock import Proxy, Started, family, free_port, kill, random_encoder, runs, tones, wait_until
 
 from wordflock.certificates import make_certificates
 from wordflock.checkpoint import load_checkpoint
@@ -133,6 +133,18 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
         with flock.server("second", rounds=1) as second:
             assert second.wait() == 0, second.output
         assert len(flock.history("second")) == 1
+        assert "second is done; its head is" in said_at_once(flock.folder, "server", "--resume", flock.run("second"))
+        openly = ["server", "--listen", f"127.0.0.1:{flock.port}", "--runs", flock.folder / "runs"]
+        said = said_at_once(flock.folder, *openly)
+        assert re.search(r"The server that keeps running on port \d+ has .*--require-keys .*; give the same", said)
+        # Who is told to stop takes along the run, not the server that runs it.
+        with flock.server("stopped", rounds=9) as stopped:
+            stopped.wait_for("round 1: clients")
+            stopped.process.send_signal(signal.SIGTERM)
+            assert stopped.wait() == 130
+            assert "go on with: wordflock server --resume" in stopped.output
+        app = int((flock.run("stopped") / "server" / "alive").read_text())
+        wait_until(lambda: not runs(app), "the stopped run's ServerApp ends")
         pids = family(server.process.pid)
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 130
@@ -146,6 +158,7 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
         assert client["rounds"] == 3
         assert client["processor"]
         assert client["train_seconds_per_round"] > 0
+        assert client["encode_seconds"] > 0
         assert 0 < client["peak_memory"] < 2e9
         assert client["bytes_up"] >= 3 * sum(
             w.nbytes for w in load_checkpoint(flock.run("plain") / "last.safetensors").weights.values()

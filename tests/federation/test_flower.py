@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wordflock.federation.flower import OUTPUT, READY, Guard, foreign_code
+from wordflock.federation.flower import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard, foreign_code
 from wordflock.settings import ServerSettings
 
 OWN = """
@@ -39,7 +39,7 @@ def test_what_the_server_sends_is_no_foreign_code(monkeypatch: pytest.MonkeyPatc
             sent.append(request.fab.content)
             return request
 
-    control = Control("127.0.0.1:1", None)
+    control = Control("127.0.0.1:1", None, Path("unread"))
     monkeypatch.setattr(control, "_client", Client())
     with pytest.raises(ValueError, match="run_id"):  # the answer is no answer; what counts is what was sent
         control.start_run(ServerSettings())
@@ -61,7 +61,7 @@ def test_foreign_code_is_found(content: bytes, found: str) -> None:
     assert found in foreign_code(content)
 
 
-def status(guard_folder: Path, path: str, peer: str, own: str = "192.168.1.10", inner: int = 200) -> int:
+def status(path: str, peer: str, own: str = "192.168.1.10", inner: int = 200, secret: bytes = b"secret") -> int:
     """The status that a request from `peer` gets."""
     statuses: list[int] = []
 
@@ -71,7 +71,8 @@ def status(guard_folder: Path, path: str, peer: str, own: str = "192.168.1.10", 
     async def send(message: Any) -> None:
         statuses.extend([message["status"]] if "status" in message else [])
 
-    scope = {"type": "http", "path": path, "client": (peer, 40_000), "server": (own, 8000)}
+    headers = [(b"accept", b"*/*"), (SECRET_HEADER.encode(), secret)]
+    scope = {"type": "http", "path": path, "client": (peer, 40_000), "server": (own, 8000), "headers": headers}
     asyncio.run(Guard(app)(scope, None, send))  # type: ignore[arg-type]
     return statuses[0]
 
@@ -80,28 +81,36 @@ def status(guard_folder: Path, path: str, peer: str, own: str = "192.168.1.10", 
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(OUTPUT, str(tmp_path / "output.log"))
     monkeypatch.setenv(READY, str(tmp_path / "ready"))
+    monkeypatch.setenv(SECRET, str(tmp_path / "secret"))
     (tmp_path / "ready").touch()
+    (tmp_path / "secret").write_text("secret")
     return tmp_path
 
 
 @pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/runtime/acquire-task", "/docs", "/openapi.json", "/"])
 def test_other_machines_get_at_nothing_but_what_clients_need(path: str, folder: Path) -> None:
-    assert status(folder, path, "192.168.1.77") == 403
+    assert status(path, "192.168.1.77") == 403
     assert f"192.168.1.77 was turned away: {path}" in (folder / "output.log").read_text()
-    assert status(folder, path, "127.0.0.1") == 200
-    assert status(folder, path, "::1") == 200
-    assert status(folder, path, "192.168.1.10") == 200, "the machine's own address"
-    assert status(folder, path, "nonsense") == 403
+    assert status(path, "127.0.0.1") == 200
+    assert status(path, "::1") == 200
+    assert status(path, "192.168.1.10") == 200, "the machine's own address"
+    assert status(path, "nonsense") == 403
+
+
+def test_who_does_not_know_the_secret_controls_nothing_from_this_machine_either(folder: Path) -> None:
+    assert status(f"{CONTROL}start-run", "127.0.0.1", secret=b"guessed") == 403
+    assert f"{CONTROL}start-run is for this server's own processes only" in (folder / "output.log").read_text()
+    assert status("/v1/fleet/pull-messages", "127.0.0.1", secret=b"") == 200
 
 
 def test_clients_are_let_in_when_the_server_is_ready(folder: Path) -> None:
-    assert status(folder, "/v1/fleet/pull-messages", "192.168.1.77") == 200
-    assert status(folder, "/health", "192.168.1.77") == 200
+    assert status("/v1/fleet/pull-messages", "192.168.1.77") == 200
+    assert status("/health", "192.168.1.77") == 200
     (folder / "ready").unlink()
-    assert status(folder, "/v1/fleet/activate-node", "192.168.1.77") == 503
-    assert status(folder, "/health", "192.168.1.77") == 200
+    assert status("/v1/fleet/activate-node", "192.168.1.77") == 503
+    assert status("/health", "192.168.1.77") == 200
 
 
 def test_an_unknown_key_is_told_of(folder: Path) -> None:
-    assert status(folder, "/v1/fleet/activate-node", "192.168.1.77", inner=412) == 412
+    assert status("/v1/fleet/activate-node", "192.168.1.77", inner=412) == 412
     assert "a client at 192.168.1.77 was turned away: its key" in (folder / "output.log").read_text()

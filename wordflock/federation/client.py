@@ -42,8 +42,8 @@ def serve_rounds(settings: ClientSettings) -> None:
         while True:
             problem = unreachable(host, port, context)
             if not problem:
-                problem = _serve_while_it_lasts(settings, host, port, context, member, log)
-                gone_since, pause = time.monotonic(), FIRST_PAUSE
+                problem, gone_since = _serve_while_it_lasts(settings, host, port, context, member, log)
+                pause = FIRST_PAUSE
             gone = time.monotonic() - gone_since
             if settings.give_up_after and gone >= settings.give_up_after:
                 raise WordflockError(f"No server at {settings.server} for {gone:.0f} s ({problem}); giving up.")
@@ -104,8 +104,8 @@ def _speaks_tls(host: str, port: int) -> bool:
 
 def _serve_while_it_lasts(
     settings: ClientSettings, host: str, port: int, context: ssl.SSLContext | None, member: Path, log: Path
-) -> str:
-    """Run a SuperNode until it ends by itself; returns why it did."""
+) -> tuple[str, float]:
+    """Run a SuperNode until it ends by itself; returns why it did, and since when the server has not answered it."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     port_here = free_port()
     arguments = ["--superlink", address, "--port", str(port_here), "--isolation", "process"]
@@ -144,7 +144,7 @@ def _serve_while_it_lasts(
             f"The server {settings.server} turned this client away: "
             + (f"it does not know the key {settings.key}." if settings.key else "it requires a --key.")
         )
-    return f"the connection to {settings.server} ended"
+    return f"the connection to {settings.server} ended", story.silent_since or time.monotonic()
 
 
 class Story:
@@ -152,7 +152,8 @@ class Story:
 
     def __init__(self, server: str) -> None:
         self.connected, self.turned_away, self.refused = False, False, ""
-        self._server, self._round, self._waiting = server, "", False
+        self.silent_since: float | None = None  # when the server last stopped to answer, on the monotonic clock
+        self._server, self._round = server, ""
 
     def tell(self, line: str) -> None:
         """Take in one line of the log, and say it in our words where it matters."""
@@ -165,11 +166,11 @@ class Story:
             self._round = f"round {found[1]}: " if found else ""
         elif found := re.search(r"Receiving: (\w+)", line):
             print(f"{self._round}{WORK.get(found[1], found[1])}", flush=True)
-        elif "retrying in" in line and not self._waiting:
-            self._waiting = True
+        elif "retrying in" in line and self.silent_since is None:
+            self.silent_since = time.monotonic()
             print(f"{self._server} does not answer; trying again", flush=True)
-        elif "Connection successful" in line and self._waiting:
-            self._waiting = False
+        elif "Connection successful" in line and self.silent_since is not None:
+            self.silent_since = None
             print(f"{self._server} answers again", flush=True)
         elif line.startswith("REFUSED: "):
             self.refused = line.removeprefix("REFUSED: ")

@@ -15,21 +15,22 @@ from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRu
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from wordflock.errors import WordflockError
-from wordflock.federation.flower import COMPONENTS
+from wordflock.federation.flower import COMPONENTS, SECRET_HEADER
 from wordflock.settings import ServerSettings
 
 
 class Control:
-    """A connection to the SuperLink at `address`, over TLS where there is a CA."""
+    """A connection to the SuperLink at `address`, over TLS where there is a CA; `secret` is a file with its secret."""
 
-    def __init__(self, address: str, ca: Path | None) -> None:
+    def __init__(self, address: str, ca: Path | None, secret: Path) -> None:
         self._client = ControlHttpClient.from_server_address(
             server_address=address,
             insecure=ca is None,
             root_certificates=None if ca is None else str(ca),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _Secret(secret)],
         )
 
     def wait(self, seconds: float, alive: Callable[[], bool]) -> None:
@@ -67,8 +68,11 @@ class Control:
             if "already in use" not in error.response.text.lower():
                 raise
 
-    def start_run(self, settings: ServerSettings) -> None:
-        """Start Wordflock's ServerApp. The program sent holds names of modules and the settings, and no code."""
+    def start_run(self, settings: ServerSettings) -> int:
+        """Start Wordflock's ServerApp; returns Flower's number of the run.
+
+        The program sent holds names of modules and the settings, and no code.
+        """
         project = {
             "project": {"name": "wordflock", "version": "0.1.0", "description": "", "dependencies": []},
             "tool": {
@@ -82,9 +86,26 @@ class Control:
         response = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
         if not response.HasField("run_id"):
             raise WordflockError("Flower's SuperLink did not accept the run; see server/flower.log in its folder.")
+        return int(response.run_id)
+
+    def stop_run(self, number: int) -> None:
+        """End one run."""
+        self._client.StopRun(StopRunRequest(run_id=number))
 
     def stop_runs(self) -> None:
-        """End the runs that an earlier SuperLink left behind."""
+        """End all runs that have not ended."""
         for run in self._client.ListRuns(ListRunsRequest()).run_dict.values():
             if not run.finished_at:
-                self._client.StopRun(StopRunRequest(run_id=run.run_id))
+                self.stop_run(run.run_id)
+
+
+class _Secret:
+    """Adds the SuperLink's secret to each request."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Send one request."""
+        context.request.headers[SECRET_HEADER] = self._file.read_text()
+        return call_next(context)

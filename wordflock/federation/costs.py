@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Message
@@ -11,9 +11,16 @@ from wordflock.federation.messages import metric
 from wordflock.federation.roster import Client
 
 
-def cost_of(client: int, reply: Message, bytes_up: int, bytes_down: int) -> dict[str, Any]:
+def cost_of(client: Client, reply: Message, bytes_up: int, bytes_down: int) -> dict[str, Any]:
     """What one round cost one client, as far as it said so."""
-    cost: dict[str, Any] = {"client": client, "bytes_up": bytes_up, "bytes_down": bytes_down}
+    cost: dict[str, Any] = {
+        "client": client.number,
+        "name": client.name,
+        "processor": client.processor,
+        "encode_seconds": client.encode_seconds,  # once, before it came
+        "bytes_up": bytes_up,
+        "bytes_down": bytes_down,
+    }
     for name, key in {"clips": "num-examples", "seconds": "seconds", "peak_memory": "peak-memory"}.items():
         try:
             cost[name] = metric(reply, key)
@@ -22,7 +29,7 @@ def cost_of(client: int, reply: Message, bytes_up: int, bytes_down: int) -> dict
     return cost
 
 
-def sum_costs(history: Sequence[Mapping[str, Any]], clients: Mapping[int, Client]) -> list[dict[str, Any]]:
+def sum_costs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What all rounds together cost each client: one entry a client, in the order of their numbers."""
     rounds: dict[int, list[dict[str, Any]]] = {}
     for line in history:
@@ -30,16 +37,16 @@ def sum_costs(history: Sequence[Mapping[str, Any]], clients: Mapping[int, Client
             rounds.setdefault(cost["client"], []).append(cost)
     summed = []
     for number, costs in sorted(rounds.items()):
-        client = clients.get(number)
         known = [cost for cost in costs if cost["seconds"] is not None]
         summed.append(
             {
                 "client": number,
-                "name": client.name if client else "",
-                "processor": client.processor if client else "",
+                "name": costs[-1]["name"],
+                "processor": costs[-1]["processor"],
                 "rounds": len(costs),
                 "clips": costs[-1]["clips"],
-                "encode_seconds": client.encode_seconds if client else None,
+                # One that was started anew found its clips encoded.
+                "encode_seconds": max(cost["encode_seconds"] for cost in costs),
                 "train_seconds_per_round": sum(cost["seconds"] for cost in known) / len(known) if known else None,
                 "bytes_up": sum(cost["bytes_up"] for cost in costs),
                 "bytes_down": sum(cost["bytes_down"] for cost in costs),

@@ -14,6 +14,7 @@ import importlib
 import io
 import logging
 import os
+import secrets
 import signal
 import ssl
 import sys
@@ -29,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 OUTPUT = "WORDFLOCK_OUTPUT"  # environment: the file for what users should see
+SECRET = "WORDFLOCK_SECRET"  # environment: the file with what those who control a SuperLink must know
 READY = "WORDFLOCK_READY"  # environment: the file that is there once clients may come
 KIND = "WORDFLOCK_APP"  # environment: which app a SuperExec runs, serverapp or clientapp
 COMPONENTS = {
@@ -36,6 +38,8 @@ COMPONENTS = {
     "clientapp": "wordflock.federation.client_app:app",
 }
 OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
+CONTROL = "/v1/control/"
+SECRET_HEADER = "wordflock-secret"
 LOOK = 1.0  # seconds between a SuperNode's looks for messages
 GOODBYE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
 REFUSED = 76  # exit status of a SuperNode that was sent foreign code
@@ -60,10 +64,15 @@ def main() -> None:
 
 
 class Guard:
-    """Turns away what comes from other machines and is not for them; says which clients were turned away."""
+    """Turns away what comes from other machines and is not for them; says which clients were turned away.
+
+    Who controls the SuperLink must know its secret as well: another user of this machine, or whoever comes through a
+    tunnel or a proxy on it, does not.
+    """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app, self._ready = app, Path(os.environ[READY])
+        self._secret = Path(os.environ[SECRET]).read_bytes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on one request, or answer it with 403."""
@@ -75,6 +84,12 @@ class Guard:
             tell(f"{peer} was turned away: {path} is for this machine only")
             await _answer(send, 403)
             return
+        if path.startswith(CONTROL):
+            given = dict(scope["headers"]).get(SECRET_HEADER.encode(), b"")
+            if not secrets.compare_digest(given, self._secret):
+                tell(f"{peer} was turned away: {path} is for this server's own processes only")
+                await _answer(send, 403)
+                return
         if path.startswith("/v1/fleet/") and not self._ready.exists():
             await _answer(send, 503)  # a client takes this for "try again", and an unknown key for the end
             return

@@ -206,7 +206,7 @@ def _train_round(
                 private = settings.dp_epsilon is not None
                 head = clipped(head, weights, rounds_clip(settings)) if private else head
                 mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
-                costs.append(cost_of(client.number, reply, payload_bytes(reply), bytes_down))
+                costs.append(cost_of(client, reply, payload_bytes(reply), bytes_down))
         if len(costs) >= quorum:
             return mean, costs, problems, draw
         again = "; again with others" if attempt < ATTEMPTS - 1 else ""

@@ -11,20 +11,22 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from wordflock.errors import WordflockError
-from wordflock.federation.flower import KIND, OUTPUT, READY
+from wordflock.federation.flower import KIND, OUTPUT, READY, SECRET
 from wordflock.federation.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.progress import relayed
-from wordflock.settings import ServerSettings
+from wordflock.run import BEST, METRICS
+from wordflock.settings import ServerSettings, dashed
 
 START = 120.0  # seconds that Flower's processes have to start
 LOOK = 0.2  # seconds between two looks at what the processes do
@@ -41,62 +43,100 @@ def serve(settings: ServerSettings) -> Path:
     tls = _tls_files(settings, host)
     keys = _public_keys(settings)
     folder = Path(settings.runs) / settings.name
-    state = folder / "server"
-    if (folder / "config.toml").exists() and not settings.resume:
-        raise WordflockError(f"The run {folder} exists already; give another --name, or delete that folder.")
-    running = _running(settings, port)
-    if running is None:
+    _check_run(settings, folder)
+    kept = _kept_running(settings, port)
+    if kept is None:
         try:
             port = free_port(host, port)
         except OSError as error:
             raise WordflockError(f"--listen {settings.listen} cannot be had: {error.strerror}.") from error
-    state.mkdir(parents=True, exist_ok=True)
+    (folder / "server").mkdir(parents=True, exist_ok=True)
     if settings.data:
         in_own_process(_encode, settings)
+    # The address as this machine reaches it: a server on all networks is on the loopback too.
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     with stoppable(), ExitStack() as stack:
-        from wordflock.federation.control import Control
-
-        # The address as this machine reaches it: a server on all networks is on the loopback too.
-        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        control = Control(f"{here}:{port}", tls[0] if tls else None)
-        if running is None:
-            stack.enter_context(_announced(settings, port, state))
-            secret = state / "secret"  # with which Flower's processes on this machine know one another
-            secret.touch(0o600)
-            secret.write_text(secrets.token_hex(32))
-            environment = {
-                "FLWR_HOME": str(state / "flower"),
-                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-                OUTPUT: str(state / "output.log"),
-                READY: str(state / "ready"),
-            }
-            (state / "ready").unlink(missing_ok=True)
-            log = state / "flower.log"
-            link = stack.enter_context(
-                flower("superlink", _superlink_arguments(settings, host, port, state, tls), log, environment)
-            )
-            control.wait(START, lambda: link.poll() is None)
-            for key in keys:
-                control.register(key)
-            control.stop_runs()
-            (state / "ready").touch()
-            stack.enter_context(_executor(f"{here}:{port}", tls, state, environment))
-        elif keys:
-            for key in keys:
-                control.register(key)
-        output = Tail((running or state) / "output.log")
+        link = _Link(kept or folder / "server", f"{here}:{port}", tls)
+        if kept is None:
+            stack.enter_context(_started(link, settings, host, port, keys))
+        else:
+            link.register(keys)
+        output = Tail(link.output)
         alive(folder).unlink(missing_ok=True)
-        control.start_run(settings)
+        number = link.control.start_run(settings)
         print(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients", flush=True)
-        with relayed() as for_the_bar:
-            _follow(folder, output, for_the_bar, lambda: running is not None or link.poll() is None)
-        if settings.keep_running and running is None:
+        try:
+            with relayed() as for_the_bar:
+                _follow(folder, output, for_the_bar, link.lives)
+        except KeyboardInterrupt:
+            if kept is not None:  # whose other runs go on without this one
+                link.control.stop_run(number)
+                _end_holder(alive(folder))  # which would notice that within half a minute
+            if (folder / "config.toml").exists():
+                raise KeyboardInterrupt(f"go on with: wordflock server --resume {folder}") from None
+            raise
+        if settings.keep_running and kept is None:
             print("the run is done; staying for the next one with the same --listen (Ctrl-C ends it)", flush=True)
-            while link.poll() is None:
+            while link.lives():
                 with relayed() as for_the_bar:
                     _show(output, for_the_bar)
                 time.sleep(LOOK)
     return folder
+
+
+class _Link:
+    """A SuperLink of ours: the folder with its files, what controls it, and whether it lives."""
+
+    def __init__(self, state: Path, address: str, tls: tuple[Path, Path, Path] | None) -> None:
+        from wordflock.federation.control import Control
+
+        self.state, self.address, self.tls = state, address, tls
+        self.log, self.output, self.ready = state / "flower.log", state / "output.log", state / "ready"
+        self.secret = state / "secret"  # with which Flower's processes on this machine know one another
+        self.control = Control(address, tls[0] if tls else None, self.secret)
+        self.lives: Callable[[], bool] = lambda: True  # of one that another process started, the run's end tells
+
+    def register(self, keys: Iterable[Path]) -> None:
+        """Let the holders of these keys in."""
+        for key in keys:
+            self.control.register(key)
+
+
+@contextmanager
+def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: Iterable[Path]) -> Iterator[None]:
+    """The SuperLink, and the SuperExec that starts its ServerApps, until the block ends."""
+    link.secret.touch(0o600)
+    link.secret.write_text(secrets.token_hex(32))
+    link.ready.unlink(missing_ok=True)
+    environment = {
+        "FLWR_HOME": str(link.state / "flower"),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        OUTPUT: str(link.output),
+        READY: str(link.ready),
+        SECRET: str(link.secret),
+    }
+    secret = ["--superexec-auth-secret-file", str(link.secret)]
+    arguments = ["--host", host, "--port", str(port), "--database", str(link.state / "state.sqlite"), *secret]
+    arguments += ["--isolation", "process", "--disable-runtime-dependency-installation"]
+    executor = ["--runtime-api-address", link.address, *secret]
+    if link.tls is None:
+        arguments += ["--insecure"]
+        executor += ["--insecure"]
+    else:
+        for option, file in zip(("ca-certfile", "certfile", "keyfile"), link.tls, strict=True):
+            arguments += [f"--ssl-{option}", str(file)]
+        arguments += ["--enable-supernode-auth"] * bool(settings.require_keys)
+        executor += ["--root-certificates", str(link.tls[0])]
+    with ExitStack() as stack:
+        stack.enter_context(_announced(settings, port, link.state))
+        process = stack.enter_context(flower("superlink", arguments, link.log, environment))
+        link.lives = lambda: process.poll() is None
+        link.control.wait(START, link.lives)
+        link.register(keys)
+        link.control.stop_runs()  # which an earlier SuperLink left behind
+        link.ready.touch()
+        stack.enter_context(flower("superexec", executor, link.log, {**environment, KIND: "serverapp"}, link.output))
+        yield
 
 
 def alive(folder: Path) -> Path:
@@ -114,7 +154,7 @@ def hold(path: Path) -> None:
 
 def _follow(folder: Path, output: Tail, for_the_bar: Callable[[str], bool], link_lives: Callable[[], bool]) -> None:
     """Show what the run says until its process ends. Raises WordflockError where it ends before it is done."""
-    started, held, done = time.monotonic(), alive(folder), folder / "metrics.json"
+    started, held, done = time.monotonic(), alive(folder), folder / METRICS
     before = done.stat().st_mtime_ns if done.exists() else 0
     go_on = f"go on with: wordflock server --resume {folder}"
     while True:
@@ -138,6 +178,13 @@ def _held(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _end_holder(path: Path) -> None:
+    """End the process that holds a lock, where one does."""
+    if path.exists() and _held(path):
+        with suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGTERM)
 
 
 def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
@@ -213,39 +260,26 @@ def _public_keys(settings: ServerSettings) -> list[Path]:
     return keys
 
 
-def _superlink_arguments(
-    settings: ServerSettings, host: str, port: int, state: Path, tls: tuple[Path, Path, Path] | None
-) -> list[str]:
-    arguments = ["--host", host, "--port", str(port), "--database", str(state / "state.sqlite")]
-    arguments += ["--isolation", "process", "--disable-runtime-dependency-installation"]
-    arguments += ["--superexec-auth-secret-file", str(state / "secret")]
-    if tls is None:
-        return [*arguments, "--insecure"]
-    for option, file in zip(("ca-certfile", "certfile", "keyfile"), tls, strict=True):
-        arguments += [f"--ssl-{option}", str(file)]
-    return [*arguments, *["--enable-supernode-auth"] * bool(settings.require_keys)]
-
-
-@contextmanager
-def _executor(
-    address: str, tls: tuple[Path, Path, Path] | None, state: Path, environment: dict[str, str]
-) -> Iterator[None]:
-    """Flower's SuperExec, which starts the ServerApp."""
-    arguments = ["--runtime-api-address", address, "--superexec-auth-secret-file", str(state / "secret")]
-    arguments += ["--insecure"] if tls is None else ["--root-certificates", str(tls[0])]
-    environment = {**environment, KIND: "serverapp"}
-    with flower("superexec", arguments, state / "flower.log", environment, state / "output.log"):
-        yield
-
-
 def _encode(settings: ServerSettings) -> None:
     from wordflock.federation.members import server_side
 
     server_side(settings)
 
 
+def _check_run(settings: ServerSettings, folder: Path) -> None:
+    if settings.resume and (folder / METRICS).exists():
+        raise WordflockError(f"The run {folder} is done; its head is {folder / BEST}.")
+    if not settings.resume and (folder / "config.toml").exists():
+        raise WordflockError(f"The run {folder} exists already; give another --name, or delete that folder.")
+
+
 def _note(settings: ServerSettings, port: int) -> Path:
     return Path(settings.runs) / f".server-{port}.json"
+
+
+def _offered(settings: ServerSettings) -> dict[str, str]:
+    """What clients and runs of a server that keeps running rely on."""
+    return {name: getattr(settings, name) for name in ("listen", "certificates", "require_keys")}
 
 
 @contextmanager
@@ -254,20 +288,29 @@ def _announced(settings: ServerSettings, port: int, state: Path) -> Iterator[Non
     if not settings.keep_running:
         yield
         return
-    note, held = _note(settings, port), state / "keeps-running"
-    hold(held)
-    note.write_text(json.dumps(str(state)))
+    note = _note(settings, port)
+    hold(state / "keeps-running")
+    note.write_text(json.dumps({"state": str(state), **_offered(settings)}))
     try:
         yield
     finally:
         note.unlink(missing_ok=True)
 
 
-def _running(settings: ServerSettings, port: int) -> Path | None:
-    """The folder of the server that keeps running on the port; None where there is none."""
+def _kept_running(settings: ServerSettings, port: int) -> Path | None:
+    """The files of the server that keeps running on the port; None where there is none.
+
+    Raises WordflockError where it is not as open, or as closed, as the settings ask for.
+    """
     note = _note(settings, port)
     if not note.exists():
         return None
-    state = Path(json.loads(note.read_text()))
+    offered = json.loads(note.read_text())
+    state = Path(offered.pop("state"))
     held = state / "keeps-running"
-    return state if held.exists() and _held(held) else None
+    if not held.exists() or not _held(held):
+        return None
+    if offered != _offered(settings):
+        has = " ".join(f"--{dashed(name)} {value}" for name, value in offered.items() if value)
+        raise WordflockError(f"The server that keeps running on port {port} has {has}; give the same, or end it first.")
+    return state

@@ -116,7 +116,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
                 flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
-    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, roster if devices else None)}
+    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, devices=devices)}
     finish(run, "round", settings, prepared, metrics)
     return run.folder
 
@@ -143,8 +143,8 @@ def _releases(run: Run) -> Releases:
     return tuple((noise, drawn, among) for noise, drawn, among in releases)
 
 
-def _sum_up(run: Run, outcome: Outcome | None, settings: FederationSettings, roster: Roster | None) -> dict[str, Any]:
-    """What metrics.json says of all rounds; with a roster of real devices, prints what each of them paid."""
+def _sum_up(run: Run, outcome: Outcome | None, settings: FederationSettings, *, devices: bool) -> dict[str, Any]:
+    """What metrics.json says of all rounds; prints what each of real devices paid."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
     metrics: dict[str, Any] = {
@@ -155,8 +155,8 @@ def _sum_up(run: Run, outcome: Outcome | None, settings: FederationSettings, ros
     if privacy := rounds_report(settings, releases) if releases else outcome and outcome.privacy:
         print(format_privacy(privacy), flush=True)
         metrics["privacy"] = privacy
-    if roster is not None:
-        metrics["clients"] = sum_costs(lines, roster.clients)
+    if devices:
+        metrics["clients"] = sum_costs(lines)
         print(format_costs(metrics["clients"]), flush=True)
     return metrics
 
