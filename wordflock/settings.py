@@ -111,7 +111,7 @@ class Settings(DataSettings):
         "Layer whose output is used: 'last', a number from 1 on, or several as '2+3+last'. auto is the last; with a "
         "linear head 2+3+last.",
     )
-    frame_pooling: int = option(2, "Neighbouring frames that are averaged into one before they are stored.", least=1)
+    frame_pooling: int = option(5, "Neighbouring frames that are averaged into one before they are stored.", least=1)
     variants: int = option(
         0, "Other versions of each training clip: moved, faster, in a room, beside noise.", least=0, most=99
     )
@@ -172,9 +172,9 @@ class HeadSettings(Settings):
     batch_size: int = option(64, "Clips in a training batch.", least=1)
     learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", least=1e-9, most=10.0)
     schedule: str = option(
-        "cosine",
-        "Learning rate over the (local) epochs: up and then down in half a cosine, or constant.",
-        choices=("cosine", "constant"),
+        "constant",
+        "Learning rate over the (local) epochs: constant, or up and then down in half a cosine.",
+        choices=("constant", "cosine"),
     )
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
     label_smoothing: float = option(0.05, "Label smoothing of the loss.", least=0, most=0.9)
