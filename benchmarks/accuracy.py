@@ -112,14 +112,14 @@ def _print_explored(options: argparse.Namespace) -> None:
     for name, (mode, changes) in EXPLORED.items():
         runs = [_run(mode, {**changes, "seed": seed}, options) for seed in range(options.seeds)]
         curves = [[100 * accuracy for accuracy in run["curve"]] for run in runs]
-        fifth = _spread([curve[min(5, len(curve)) - 1] for curve in curves])
-        last, best = _spread([curve[-1] for curve in curves]), _spread([max(curve) for curve in curves])
+        fifth = spread([curve[min(5, len(curve)) - 1] for curve in curves])
+        last, best = spread([curve[-1] for curve in curves]), spread([max(curve) for curve in curves])
         seconds = mean(run["elapsed"] for run in runs)
         parameters = runs[0]["validation"]["parameters"]
         print(f"| {name} | {parameters:,} | {fifth} | {last} | {best} | {seconds:.1f} |", flush=True)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     """The mean, and the standard deviation over seeds."""
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
