@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 CLIPS = 850  # the client that the seed system gives its figure for: 19 minutes an epoch on a Raspberry Pi
@@ -75,20 +78,22 @@ import json; print(json.dumps(out))
 
 
 def devices(data: str, cache: str, folder: Path) -> dict[str, object]:
-    """A server and two clients of 20; the memory of a client's processes while a round runs, and what it sends."""
+    """A server and two clients of 20; the most memory of a client's processes, and what the network carries for it."""
+    rounds = 4
     shared = ["--data", data, "--cache", cache, "--clients", "20"]
     server = [*COMMAND, "server", "--listen", "127.0.0.1:18765", "--runs", str(folder), "--name", "run", *shared]
     output = (folder / "server.out").open("w")
-    started = [subprocess.Popen([*server, "--rounds", "3"], stdout=output, stderr=output)]
+    started = [subprocess.Popen([*server, "--rounds", str(rounds)], stdout=output, stderr=output)]
+    meter, most = Meter(18765), dict[str, dict[str, float]]()
     try:
-        for cid in range(2):
-            client = [*COMMAND, "client", "--server", "127.0.0.1:18765", "--cid", str(cid), *shared]
+        for cid, port in enumerate((meter.port, 18765)):
+            client = [*COMMAND, "client", "--server", f"127.0.0.1:{port}", "--cid", str(cid), *shared]
             started.append(subprocess.Popen(client, stdout=subprocess.DEVNULL))
-        most: dict[str, float] = {}
         while started[0].poll() is None:
-            now = memory(started[1].pid)
-            if now.get("own MB", 0) > most.get("own MB", 0):
-                most = now
+            now, serves = memory(started[1].pid)
+            when = "in rounds" if serves else "before it connects"
+            if now["own MB"] > most.get(when, now | {"own MB": 0.0})["own MB"]:
+                most[when] = now
             time.sleep(0.1)
     finally:
         for process in started:
@@ -101,11 +106,45 @@ def devices(data: str, cache: str, folder: Path) -> dict[str, object]:
         "most memory of a client": most,
         "clients": metrics["clients"],
         "seconds a round": [line["seconds"] for line in lines],
+        "on the network, KB a round": {way: count / rounds / 1000 for way, count in meter.bytes.items()},
     }
 
 
-def memory(pid: int) -> dict[str, float]:
-    """Memory of a process and its descendants: own (nobody else's) pages, and their share of libraries and files."""
+class Meter:
+    """A way to the server that counts the bytes which pass it, with all that Flower and HTTP add to what is sent."""
+
+    def __init__(self, server: int) -> None:
+        self.bytes = {"up": 0, "down": 0}
+        self._server = server
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            client, _ = listener.accept()
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server))
+            except OSError:
+                client.close()
+                continue
+            for way, source, target in (("up", client, server), ("down", server, client)):
+                threading.Thread(target=self._carry, args=(way, source, target), daemon=True).start()
+
+    def _carry(self, way: str, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self.bytes[way] += len(data)
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def memory(pid: int) -> tuple[dict[str, float], bool]:
+    """Memory of a process and its descendants: own (nobody else's) pages, and their share of libraries and files.
+
+    And whether they serve rounds, with what Flower needs for it.
+    """
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -116,16 +155,17 @@ def memory(pid: int) -> dict[str, float]:
     found = [pid]
     for known in found:
         found += [child for child, parent in parents.items() if parent == known]
-    total = {"processes": float(len(found)), "own MB": 0.0, "libraries MB": 0.0}
+    serves, total = False, {"processes": float(len(found)), "own MB": 0.0, "libraries MB": 0.0}
     for each in found:
         try:
             text = Path(f"/proc/{each}/smaps_rollup").read_text()
+            serves |= b"superexec" in Path(f"/proc/{each}/cmdline").read_bytes()
         except OSError:
             continue
         kilobytes = {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
         total["own MB"] += kilobytes.get("Pss_Anon", 0) / 1000
         total["libraries MB"] += (kilobytes.get("Pss", 0) - kilobytes.get("Pss_Anon", 0)) / 1000
-    return total
+    return total, serves
 
 
 def upload(data: str, cache: str, folder: Path, kind: str) -> dict[str, float]:

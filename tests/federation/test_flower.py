@@ -6,10 +6,12 @@ import asyncio
 import io
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from wordflock.federation import flower
 from wordflock.federation.flower import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard, foreign_code
 from wordflock.settings import ServerSettings
 
@@ -114,3 +116,22 @@ def test_clients_are_let_in_when_the_server_is_ready(folder: Path) -> None:
 def test_an_unknown_key_is_told_of(folder: Path) -> None:
     assert status("/v1/fleet/activate-node", "192.168.1.77", inner=412) == 412
     assert "a client at 192.168.1.77 was turned away: its key" in (folder / "output.log").read_text()
+
+
+def test_a_client_looks_for_messages_often_while_they_come_and_seldom_when_they_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, slept = 1000.0, list[float]()
+    monkeypatch.setattr(flower, "time", SimpleNamespace(monotonic=lambda: now, sleep=slept.append))
+    waiting = flower.Waiting()
+    waiting.sleep(3)  # no message yet
+    waiting.sleep(0.5)  # one is being answered
+    for now in (1000.0, 1004.0, 1100.0):  # noqa: B007
+        waiting.sleep(3)
+    assert slept == [
+        flower.LONGEST_LOOK,
+        flower.LOOK,
+        flower.LOOK,
+        pytest.approx(flower.LOOK + 0.4),
+        flower.LONGEST_LOOK,
+    ]

@@ -13,6 +13,7 @@ import ctypes
 import importlib
 import io
 import logging
+import math
 import os
 import secrets
 import signal
@@ -40,7 +41,7 @@ COMPONENTS = {
 OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
 CONTROL = "/v1/control/"
 SECRET_HEADER = "wordflock-secret"
-LOOK = 1.0  # seconds between a SuperNode's looks for messages
+LOOK, LONGEST_LOOK = 0.1, 1.0  # seconds between a SuperNode's looks for messages
 GOODBYE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
 REFUSED = 76  # exit status of a SuperNode that was sent foreign code
 
@@ -240,6 +241,28 @@ def _run_forked(program: Callable[[], None], address: str, token: str, ca: str |
         os._exit(status)
 
 
+class Waiting:
+    """How a SuperNode waits: shortly for the next message when the last one is not long ago, longer when it is.
+
+    Flower's looks for messages every 3 seconds, which is most of a round of small clients, and twice a second whether
+    the one at hand is answered.
+    """
+
+    FOR_A_MESSAGE = 3.0  # what Flower would sleep
+
+    def __init__(self) -> None:
+        self._last = -math.inf  # when a message was at hand
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep in the place of Flower's `time.sleep`."""
+        now = time.monotonic()
+        if seconds < self.FOR_A_MESSAGE:
+            self._last = now
+            time.sleep(LOOK)
+        else:
+            time.sleep(min(LOOK + (now - self._last) / 10, LONGEST_LOOK))
+
+
 def _supernode() -> NoReturn:
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
@@ -253,9 +276,7 @@ def _supernode() -> NoReturn:
         return read(program, run)
 
     setattr(start_client_internal, "get_fused_config_from_fab", checked)  # noqa: B010
-    # Flower's looks for messages every 3 seconds, which is most of a round of small clients.
-    quicker = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, LOOK)))
-    setattr(start_client_internal, "time", quicker)  # noqa: B010
+    setattr(start_client_internal, "time", SimpleNamespace(sleep=Waiting().sleep))  # noqa: B010
     flower_supernode()
     os._exit(1)  # it came back because the connection failed, and its web server would keep the process alive
 
