@@ -30,6 +30,7 @@ def handshake(folder: Path, ca: Path, name: str) -> str:
         thread.start()
         try:
             client = ssl.create_default_context(cafile=str(ca))
+            client.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
             raw = socket.create_connection(listener.getsockname())
             with raw, client.wrap_socket(raw, server_hostname=name) as connection:
                 return connection.version() or ""

@@ -6,7 +6,8 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from wordflock.federation.messages import content, metric
-from wordflock.federation.strategy import Mean, aggregate, make_strategy, train_messages
+from wordflock.federation.strategy import Mean, aggregate, get_state, make_strategy, set_state, train_messages
+from wordflock.files import load_tensors, save_tensors
 from wordflock.settings import FederationSettings
 
 
@@ -42,3 +43,22 @@ def test_a_strategy_makes_the_same_of_the_mean_as_of_all_heads(strategy, count):
     assert mean.loss == pytest.approx(np.average(range(2, len(clips) + 2), weights=clips))
     assert metric(mean.message(), "num-examples") == sum(clips)
     np.testing.assert_allclose(aggregated([mean.message()]), aggregated(replies_of(heads, clips)), atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
+def test_a_strategy_that_is_resumed_goes_on_as_if_it_had_not_ended(strategy, tmp_path):
+    generator = np.random.default_rng(0)
+    means = [generator.normal(size=(3, 4)).astype(np.float32) for _ in range(4)]
+
+    def trained(*, resumed: bool) -> np.ndarray:
+        chosen, weights = make_strategy(FederationSettings(strategy=strategy)), {"w": np.ones((3, 4), np.float32)}
+        for number, mean in enumerate(means, start=1):
+            train_messages(chosen, number, weights, [2])
+            weights = aggregate(chosen, number, replies_of([{"w": mean}], [5]))
+            if resumed:
+                save_tensors(tmp_path / "state", get_state(chosen), {})
+                chosen = make_strategy(FederationSettings(strategy=strategy))
+                set_state(chosen, load_tensors(tmp_path / "state")[0])
+        return weights["w"]
+
+    assert trained(resumed=True).tobytes() == trained(resumed=False).tobytes()

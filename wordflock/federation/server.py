@@ -28,7 +28,7 @@ from wordflock.progress import relayed
 from wordflock.run import BEST, METRICS
 from wordflock.settings import ServerSettings, dashed
 
-START = 120.0  # seconds that Flower's processes have to start
+START = 300.0  # seconds that Flower's processes have to start
 LOOK = 0.2  # seconds between two looks at what the processes do
 CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
 
