@@ -24,7 +24,7 @@ from wordflock.prepare import Prepared
 from wordflock.settings import FederationSettings
 from wordflock.task import Task
 
-SPEC = FeatureSpec("none", "0" * 64, 1.4, "last", frame_pooling=5)
+SPEC = FeatureSpec("none", "0" * 64, 1.4, "last", frame_pooling=6)
 TASK = Task(tuple(f"word{n}" for n in range(10)), silence=True, unknown=True)
 WIDTH = 384
 

@@ -84,14 +84,33 @@ def test_pooled_features_are_the_mean_and_the_standard_deviation_over_the_frames
     np.testing.assert_allclose(pooled[:, 1], frames.std(axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize(("by", "frames"), [(2, 35), (3, 24), (4, 18), (70, 1), (100, 1)])
+@pytest.mark.parametrize(("by", "frames"), [(3, 24), (5, 14), (7, 10), (71, 1)])
 def test_pooled_neighbours_are_their_means(tensors, short, by, frames):
     with torch.inference_mode():
         every = build_encoder(SMALL, tensors, "1+last")(short).double().numpy()
         pooled = build_encoder(SMALL, tensors, "1+last", frame_pooling=by)(short).numpy()
-    means = [every[:, start : start + by].mean(axis=1) for start in range(0, 70, by)]
     assert pooled.shape == (2, frames, 64)
-    np.testing.assert_allclose(pooled, np.stack(means, axis=1), atol=1e-5)
+    np.testing.assert_allclose(pooled, means(every, by), atol=1e-5)
+
+
+@pytest.mark.parametrize(("by", "frames"), [(2, 35), (4, 18), (6, 12), (70, 1)])
+def test_an_even_pooling_makes_two_frames_one_for_all_layers_but_the_first(tensors, short, by, frames):
+    whole = build_encoder(SMALL, tensors)
+    with torch.inference_mode():
+        first = build_encoder(SMALL, tensors, "1")(short).numpy()
+        x = second = whole.layers[1](torch.from_numpy(means(first, 2)))
+        last = whole.norm(whole.layers[2](x))
+        features = build_encoder(SMALL, tensors, "1+2+last", frame_pooling=by)(short).numpy()
+        pooled = build_encoder(SMALL, tensors, "2+last", pooled=True, frame_pooling=by)(short).numpy()
+    every = np.concatenate([means(first, 2), second.numpy(), last.numpy()], axis=2)
+    assert features.shape == (2, frames, 96)
+    np.testing.assert_allclose(features, means(every, by // 2), atol=1e-5)
+    np.testing.assert_allclose(pooled, np.stack([every.mean(axis=1), every.std(axis=1)], axis=1)[..., 32:], atol=1e-5)
+
+
+def means(frames: np.ndarray, by: int) -> np.ndarray:
+    """Of every `by` neighbouring frames, the last perhaps of fewer."""
+    return np.stack([frames[:, at : at + by].mean(axis=1) for at in range(0, frames.shape[1], by)], axis=1)
 
 
 def test_bfloat16_is_near_and_leaves_the_rest_of_torch_alone(tensors, short):

@@ -54,7 +54,7 @@ class FeatureSpec:
     window: float  # seconds, a whole number of 20 ms frames
     layer: str  # "last" is the top layer after the final norm; "2" the second layer as it is; "2+last" both
     pooled: bool = False  # over the frames: their mean and standard deviation in place of two frames
-    frame_pooling: int = 1  # neighbouring frames that one is the mean of; the last of a clip may be of fewer
+    frame_pooling: int = 1  # neighbouring frames that become one (see encoder.py); the last of a clip may be of fewer
     precision: str = "float32"  # in which the encoder computes; what is stored is float16 in any case
 
     @property
@@ -66,7 +66,9 @@ class FeatureSpec:
     def kind(self) -> str:
         """What a head must know of features to work on them. Precision is no part of it: heads are as often right on
         features of another one (docs/performance.md), so devices of one federation may have unlike processors."""
-        pooling = "-pooled" if self.pooled else f"-by{self.frame_pooling}" if self.frame_pooling > 1 else ""
+        merged = "2x" if self.frame_pooling % 2 == 0 else ""
+        frames = f"-by{merged}{self.frame_pooling // (2 if merged else 1)}" if self.frame_pooling > 1 else ""
+        pooling = frames + "-pooled" * self.pooled
         return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}"
 
     @property
@@ -107,8 +109,8 @@ def feature_spec(
             f"Layer {layer!r} is neither 'last' nor a number from 1 on, nor rising ones joined by '+'."
         )
     frames = round(window * FRAMES_PER_SECOND)
-    # The pooling over all frames leaves nothing for that of neighbours to do.
-    by = 1 if pooled else frame_pooling
+    # The pooling over all frames leaves nothing for that of neighbours to do, but after the first layer.
+    by = (2 if frame_pooling % 2 == 0 else 1) if pooled else frame_pooling
     return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled, by, precision)
 
 

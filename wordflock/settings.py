@@ -111,7 +111,11 @@ class Settings(DataSettings):
         "Layer whose output is used: 'last', a number from 1 on, or several as '2+3+last'. auto is the last; with a "
         "linear head 2+3+last.",
     )
-    frame_pooling: int = option(5, "Neighbouring frames that are averaged into one before they are stored.", least=1)
+    frame_pooling: int = option(
+        6,
+        "Neighbouring frames that are averaged into one before they are stored; an even number saves encoding.",
+        least=1,
+    )
     variants: int = option(
         0, "Other versions of each training clip: moved, faster, in a room, beside noise.", least=0, most=99
     )

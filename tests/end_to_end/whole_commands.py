@@ -181,7 +181,7 @@ def write_rubbish(folder: Path) -> None:
     archive = Path(shutil.make_archive(str(folder / "whole"), "gztar", folder / "alone"))
     (folder / "cut.tar.gz").write_bytes(archive.read_bytes()[:-900])
 
-    spec = replace(feature_spec(str(folder / "encoder"), 0.4, "last", frame_pooling=5), encoder="encoder")
+    spec = replace(feature_spec(str(folder / "encoder"), 0.4, "last", frame_pooling=6), encoder="encoder")
     head = build_head("attentive", spec.frames, ENCODER_WIDTH, len(LABELS))
     about = {"mode": "train", "seed": 0, "epoch": 1, "validation_accuracy": 0.3}
     (folder / "runs/start").mkdir(parents=True)

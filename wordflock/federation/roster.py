@@ -172,7 +172,7 @@ class Roster:
         features, spec = words_of(reply, "features"), self.prepared.spec
         if features != spec.kind or shape != self.prepared.features["train"].array.shape[1:]:
             self._turned_away.add(node)
-            pooling = f"--head {self.settings.head}" if spec.pooled else f"--frame-pooling {spec.frame_pooling}"
+            pooling = f"--frame-pooling {spec.frame_pooling}" + f" --head {self.settings.head}" * spec.pooled
             print(
                 f"client {client} was turned away, for its features are of another kind ({features}); start it with "
                 f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}"
