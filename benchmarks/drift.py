@@ -2,8 +2,8 @@
 
 python -m benchmarks.drift --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 
-The rounds are a loop of their own here, of which the first row must give what `wordflock simulate` gives. Scored on
-validation clips: the test split plays no part.
+The rounds are a loop of their own here, which does with heads what `wordflock simulate` does. Cross-validated over the
+speakers of training and validation: the test split plays no part. Each fold has a seed of its own.
 
 Control of drift: SCAFFOLD (Karimireddy 2020, arXiv 1910.06378) with option II, whose control of a client is the mean
 gradient that it met; FedDyn (Acar 2021, arXiv 2111.04263). Both are made for plain gradient descent, and tried with
@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import spread
+from benchmarks.folds import Fold, against, folds
 from wordflock.data.synthetic import WORDS, synthesize
 from wordflock.features import Features
 from wordflock.head import Head, build_head
 from wordflock.partition import hold_back, partition_clips
-from wordflock.prepare import Prepared, prepare
+from wordflock.prepare import prepare
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings, TrainSettings
 from wordflock.training import Recipe, make_optimizer, predict, train_epoch
@@ -96,17 +96,16 @@ class Corrected:
 class Federation:
     """All clients, and what the server and each of them remember."""
 
-    def __init__(self, variant: Variant, settings: FederationSettings, prepared: Prepared) -> None:
+    def __init__(self, variant: Variant, settings: FederationSettings, fold: Fold) -> None:
         self.variant, self.settings = variant, settings
-        training = prepared.features["train"]
-        speakers = [clip.speaker for clip in prepared.examples["train"].clips]
+        training = fold.training
         self.clients: dict[int, Features] = {}
-        for client, clips in enumerate(partition_clips(speakers, training.labels, settings)):
+        for client, clips in enumerate(partition_clips(fold.speakers, training.labels, settings)):
             mine, _ = hold_back(clips, settings.held_back_share, settings.seed, client)
             if len(mine) >= settings.batch_size:
                 self.clients[client] = training.select(mine)
         _, frames, width = training.array.shape
-        self.head: Head = build_head(settings.head, frames, width, len(prepared.task.labels), seed=settings.seed)
+        self.head: Head = build_head(settings.head, frames, width, len(fold.labels), seed=settings.seed)
         self.parameters = list(self.head.parameters())
         self.memory: dict[int, Weights] = {}  # a client's: SCAFFOLD's control, FedDyn's gradient
         self.server = [torch.zeros_like(p) for p in self.parameters]
@@ -177,35 +176,32 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", default="")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="rows whose name has this in it")
     given = parser.parse_args()
-    print("| configuration | before (%) | after 5 (%) | after 10 (%) | seconds |")
-    print("|---" * 5 + "|", flush=True)
+    print("| configuration | before (%) | after 5 (%) | against the defaults | after 10 (%) | against | seconds |")
+    print("|---" * 7 + "|", flush=True)
+    reference: list[list[float]] = []
     for name, variant in VARIANTS.items():
-        if given.only not in name:
-            continue
-        curves, seconds = [], []
-        for seed in range(given.seeds):
-            shared = {"data": given.data, "keywords": given.keywords, "cache": given.cache, "seed": seed}
-            started = time.perf_counter()
-            curves.append(_curve(variant, FederationSettings(**shared, **variant.options)))
-            seconds.append(time.perf_counter() - started)
-        row = " | ".join(spread([curve[rounds] for curve in curves]) for rounds in (0, 5, 10))
-        print(f"| {name} | {row} | {mean(seconds):.1f} |", flush=True)
+        settings = FederationSettings(data=given.data, keywords=given.keywords, cache=given.cache, **variant.options)
+        started = time.process_time()
+        runs = [_curve(variant, replace(settings, seed=seed), fold) for seed, fold in enumerate(folds(settings))]
+        seconds = (time.process_time() - started) / len(runs)
+        before, fifth, tenth = ([run[rounds] for run in runs] for rounds in (0, 5, settings.rounds))
+        reference = reference or [fifth, tenth]
+        row = f"{against(fifth, reference[0])} | {against(tenth, reference[1])}"
+        print(f"| {name} | {mean(before):.2f} | {row} | {seconds:.1f} |", flush=True)
 
 
-def _curve(variant: Variant, settings: FederationSettings) -> list[float]:
-    """Accuracy on validation clips before the first round and after each."""
-    prepared = prepare(settings, ("train", "validation"))
-    federation = Federation(variant, settings, prepared)
+def _curve(variant: Variant, settings: FederationSettings, fold: Fold) -> list[float]:
+    """Accuracy (%) before the first round and after each."""
+    federation = Federation(variant, settings, fold)
     if variant.synthetic:
         federation.head.load_state_dict(_synthetic_head(settings).state_dict())
-    curve, validation = [], prepared.features["validation"]
+    curve = []
     for number in range(settings.rounds + 1):
         if number:
             federation.round(number)
-        curve.append(100 * float((predict(federation.head, validation).argmax(axis=1) == validation.labels).mean()))
+        right = predict(federation.head, fold.scored).argmax(axis=1) == fold.scored.labels
+        curve.append(100 * float(right.mean()))
     return curve
 
 
