@@ -43,14 +43,15 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 EXPLORED: dict[str, tuple[str, dict[str, Any]]] = {
     "the defaults": ("train", {}),
     "every frame": ("train", {"frame_pooling": 1}),
-    "frames averaged by 5": ("train", {"frame_pooling": 5}),
+    "frames averaged by 2": ("train", {"frame_pooling": 2}),
+    "frames averaged by 5, after the last layer": ("train", {"frame_pooling": 5}),
     **{f"layer {layer}": ("train", {"layer": layer}) for layer in ("1", "2", "3", "3+last")},
     **{f"window {window} s": ("train", {"window": window}) for window in (1.0, 1.2, 1.6, 2.0)},
     "1 variant a clip": ("train", {"variants": 1}),
     "head mean": ("train", {"head": "mean"}),
     "head convolution": ("train", {"head": "convolution"}),
     "no label smoothing": ("train", {"label_smoothing": 0.0}),
-    "constant learning rate": ("train", {"schedule": "constant"}),
+    "cosine learning rate": ("train", {"schedule": "cosine"}),
     "5 epochs": ("train", {"epochs": 5}),
     "exact": ("train", {"strategy": "exact"}),
     **{f"exact, layer {layer}": ("train", {"strategy": "exact", "layer": layer}) for layer in ("2", "last", "3+last")},
@@ -60,6 +61,7 @@ EXPLORED: dict[str, tuple[str, dict[str, Any]]] = {
     "learning rate 1e-3": ("simulate", {"learning_rate": 1e-3}),
     "learning rate 5e-3": ("simulate", {"learning_rate": 5e-3}),
     **{strategy: ("simulate", {"strategy": strategy}) for strategy in ("fedavgm", "fedadam", "fedyogi", "fedprox")},
+    "cosine in each round": ("simulate", {"schedule": "cosine"}),
     "20 clients a round": ("simulate", {"clients_per_round": 20}),
     "partition iid": ("simulate", {"partition": "iid"}),
     "partition dirichlet 1.0": ("simulate", {"partition": "dirichlet", "alpha": 1.0}),
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--cache", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--explored", action="store_true", help="what else was tried, on validation clips")
+    parser.add_argument("--only", default="", help="rows whose name has this in it")
     options = parser.parse_args()
     if options.explored:
         _print_explored(options)
@@ -93,6 +96,8 @@ def _print_configurations(options: argparse.Namespace) -> None:
     )
     print("|---" * 8 + "|", flush=True)
     for name, (mode, changes) in CONFIGURATIONS.items():
+        if options.only not in name:
+            continue
         runs = [_run(mode, {**changes, "seed": seed}, options) for seed in range(options.seeds)]
         tests = [100 * run["test"]["accuracy"] for run in runs]
         half = STUDENT[len(tests)] * stdev(tests) / len(tests) ** 0.5 if len(tests) > 1 else float("nan")
@@ -110,6 +115,8 @@ def _print_explored(options: argparse.Namespace) -> None:
     print("| configuration | parameters | after 5 (%) | last (%) | best (%) | seconds |")
     print("|---" * 6 + "|", flush=True)
     for name, (mode, changes) in EXPLORED.items():
+        if options.only not in name:
+            continue
         runs = [_run(mode, {**changes, "seed": seed}, options) for seed in range(options.seeds)]
         curves = [[100 * accuracy for accuracy in run["curve"]] for run in runs]
         fifth = spread([curve[min(5, len(curve)) - 1] for curve in curves])

@@ -163,6 +163,7 @@ VARIANTS = {
     "labels not balanced": Variant(recipe={"balanced": False}),
     "cosine learning rate": Variant(options={"schedule": "cosine"}),
     "frames averaged by 2": Variant(options={"frame_pooling": 2}),
+    "frames averaged by 5, after the last layer": Variant(options={"frame_pooling": 5}),
     "attention of 64": Variant(partial(AttentiveHead, hidden=64)),
     "attention of 256": Variant(partial(AttentiveHead, hidden=256)),
     "noise on features": Variant(partial(Changed, change=noisy)),
