@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import time
@@ -52,6 +53,7 @@ def run(rows: dict[str, Callable[..., dict[str, Any]]], arguments: Sequence[str]
     parser.add_argument("--cache", default=str(Path.home() / ".cache" / "wordflock"))
     parser.add_argument("--size", type=int, default=0, help="clients, clips or whatever else the row counts")
     given = parser.parse_args(arguments)
+    gc.set_threshold(10_000, 50, 50)  # as the command line does
     found = rows[given.row](given.data, given.cache, given.size)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print("\n" + json.dumps({**found, "peak_memory": memory}))

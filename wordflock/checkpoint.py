@@ -123,8 +123,23 @@ def set_weights(head: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> 
     import torch
 
     tensors = head.state_dict()  # which share the head's memory
-    shapes = {name: array.shape for name, array in weights.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
-        raise RuntimeError("weights of another head")
-    for name, tensor in tensors.items():  # load_state_dict does the same, five times as slowly: felt by a server
+    _check_shapes(tensors, weights)
+    for name, tensor in tensors.items():
         tensor.copy_(torch.from_numpy(np.array(weights[name])))
+
+
+def own_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The weights of a head on the processor themselves, not copies: what is written to them is in the head."""
+    return {name: tensor.numpy() for name, tensor in head.state_dict().items()}
+
+
+def overwrite(own: Mapping[str, NDArray[np.float32]], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """`set_weights` for who holds a head's `own_weights`: once more as fast. Raises RuntimeError as that does."""
+    _check_shapes(own, weights)
+    for name, array in own.items():
+        np.copyto(array, weights[name])
+
+
+def _check_shapes(own: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    if {name: array.shape for name, array in weights.items()} != {name: array.shape for name, array in own.items()}:
+        raise RuntimeError("weights of another head")

@@ -208,8 +208,11 @@ HARM = """
 import os
 if os.environ.get("WORDFLOCK_APP") == "clientapp":
     from wordflock.federation import client_app
-    honest = client_app.get_weights
-    client_app.get_weights = lambda head: {{name: array * {factor} for name, array in honest(head).items()}}
+    honest = client_app._trained
+    def lying(*arguments):
+        weights, loss = honest(*arguments)
+        return {{name: array * {factor} for name, array in weights.items()}}, loss
+    client_app._trained = lying
 """
 WATCH = """
 import os, sys

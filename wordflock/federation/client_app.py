@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from wordflock.checkpoint import get_weights, set_weights
+from wordflock.checkpoint import overwrite, own_weights
 from wordflock.closed_form import Moments, Scale, Sums
 from wordflock.errors import WordflockError
 from wordflock.federation import secure_sum
@@ -78,7 +78,7 @@ def train(message: Message, context: Context) -> Message:
 def _trained(
     message: Message, member: Member, settings: FederationSettings
 ) -> tuple[dict[str, NDArray[np.float32]], float]:
-    """The head after the local epochs, and the last one's loss."""
+    """The head after the local epochs, which is this thread's own until its next message, and the last one's loss."""
     config = config_of(message)
     number, proximal = config["server-round"], config.get("proximal-mu", 0.0)
     assert isinstance(number, int) and isinstance(proximal, float)
@@ -90,7 +90,7 @@ def _trained(
     for epoch in range(recipe.epochs):
         generator = numpy_generator(settings.seed, "round", number, "client", member.client, "epoch", epoch)
         loss = train_epoch(head, optimizer, member.train, recipe, generator, epoch=epoch, anchor=anchor)
-    return get_weights(head), loss
+    return _thread.weights, loss
 
 
 @app.train("moments")
@@ -217,9 +217,10 @@ def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: Fed
     drawn = Projection(settings.random_features, settings.seed) if settings.random_features else None
     if getattr(_thread, "made", None) != (sizes, drawn):
         _thread.head = build_head(*sizes, seed=None, allow_large=True, projection=drawn)
+        _thread.weights = own_weights(_thread.head)
         _thread.made = sizes, drawn
     head: Head = _thread.head
-    set_weights(head, weights)
+    overwrite(_thread.weights, weights)
     return head
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
+from queue import Empty, SimpleQueue
+from threading import Condition, Thread
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -27,15 +28,25 @@ class InProcessGrid(Grid):
     def __init__(self, app: ClientApp, clients: int, run_config: dict[str, Any], workers: int) -> None:
         self._app, self._clients, self._run_config = app, clients, run_config
         self._contexts: dict[int, Context] = {}
-        self._futures: dict[str, Future[Message]] = {}
         self._numbers = count()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="client")
+        self._asked: SimpleQueue[Message | None] = SimpleQueue()
+        self._replies: dict[str, Message] = {}
+        self._news = Condition()
+        self._workers = [Thread(target=self._work, name=f"client_{n}", daemon=True) for n in range(workers)]
+        for worker in self._workers:
+            worker.start()
         # flwr 1.41 builds no message without this; this and a message's number are the internals we touch.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SERVER
 
     def close(self) -> None:
         """Let running clients end, and start no others."""
-        self._pool.shutdown(cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                self._asked.get_nowait()
+        for _ in self._workers:
+            self._asked.put(None)
+        for worker in self._workers:
+            worker.join()
 
     def set_run(self, run: Run) -> None:
         """There is one run only."""
@@ -61,19 +72,27 @@ class InProcessGrid(Grid):
         for message in messages:
             identifier = str(next(self._numbers))
             message.metadata.__dict__["_message_id"] = identifier  # as Flower's own grids do: replies refer to it
-            self._futures[identifier] = self._pool.submit(self._answer, message)
+            self._asked.put(message)
             identifiers.append(identifier)
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that are there."""
-        return [self._futures.pop(i).result() for i in message_ids if i in self._futures and self._futures[i].done()]
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for the replies, at most `timeout` seconds."""
         identifiers = list(self.push_messages(messages))
-        wait([self._futures[i] for i in identifiers], timeout=timeout)
+        with self._news:
+            self._news.wait_for(lambda: self._replies.keys() >= set(identifiers), timeout)
         return self.pull_messages(identifiers)
+
+    def _work(self) -> None:
+        while (message := self._asked.get()) is not None:
+            reply = self._answer(message)
+            with self._news:
+                self._replies[message.metadata.message_id] = reply
+                self._news.notify_all()
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id

@@ -121,7 +121,7 @@ def _secure_round(
     update = parted(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
     mean = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
     reply = Message(content(mean, num_examples=clips, loss=loss / max(clips, 1.0)), 0, MessageType.TRAIN)
-    _, problem = checked_head(reply, weights, sum(client.clips for client in came.clients))
+    _, problem = checked_head(reply, weights, sum(client.clips for client in came.clients), longest_step(weights))
     if problem:
         raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
     return Outcome(
@@ -182,7 +182,7 @@ def _train_round(
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
         bytes_down = sum(array.nbytes for array in weights.values())
-        mean, costs = Mean(), list[dict[str, Any]]()
+        mean, costs, longest = Mean(), list[dict[str, Any]](), longest_step(weights)
         came = answers(
             grid,
             messages,
@@ -197,7 +197,7 @@ def _train_round(
             if reply is None or not answered(reply):
                 roster.late[client.number], problem = number, "did not answer in time"
             else:
-                head, problem = checked_head(reply, weights, client.clips)
+                head, problem = checked_head(reply, weights, client.clips, longest)
             asked[client.number] = FAILED if problem else DID_WELL
             if problem:
                 problems.append(f"client {client} {problem}")
@@ -214,8 +214,11 @@ def _train_round(
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
 
 
-def checked_head(reply: Message, weights: Weights, clips: int) -> tuple[Weights, str]:
-    """A client's head, and what is wrong with it: empty where nothing is. Nothing from a client is used unchecked."""
+def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -> tuple[Weights, str]:
+    """A client's head, and what is wrong with it: empty where nothing is. Nothing from a client is used unchecked.
+
+    `longest` is the `longest_step` from the `weights` that were sent out.
+    """
     if reply.has_error():
         return {}, failure_of(reply)
     try:
@@ -232,14 +235,15 @@ def checked_head(reply: Message, weights: Weights, clips: int) -> tuple[Weights,
     elif not np.isfinite(loss):
         problem = "reports a loss that is no finite number"
     # In one pass with that for numbers that are not finite, for the norm is neither where one of them is.
-    elif not (step := _norm(head[name] - weights[name] for name in weights)) <= _longest_step(weights):
+    elif not (step := _norm(head[name] - weights[name] for name in weights)) <= longest:
         finite = all(np.isfinite(array).all() for array in head.values())
         what = f"an update of norm {step:.3g}, which no training gives" if finite else "numbers that are not finite"
         problem = f"sent {what}"
     return head, problem
 
 
-def _longest_step(weights: Weights) -> float:
+def longest_step(weights: Weights) -> float:
+    """The norm of an update beyond which it is no training's."""
     return LARGEST_UPDATE * (1 + _norm(weights.values()))
 
 

@@ -80,14 +80,18 @@ class Mean:
 
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
+        self._shares: dict[str, NDArray[np.float64]] = {}  # of the head that is being added: room to compute in
         self._clips, self._losses = 0, 0.0
 
     def add(self, head: Weights, clips: int, loss: float) -> None:
         """Count one client in."""
         for name, array in head.items():
             if name not in self._sums:
-                self._sums[name] = np.zeros(array.shape)
-            self._sums[name] += np.multiply(array, clips, dtype=np.float64)
+                self._sums[name], self._shares[name] = np.zeros(array.shape), np.empty(array.shape)
+            share = self._shares[name]
+            np.copyto(share, array)
+            share *= clips
+            self._sums[name] += share
         self._clips += clips
         self._losses += clips * loss
 
