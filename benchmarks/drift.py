@@ -176,11 +176,14 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", default="")
+    parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
     given = parser.parse_args()
     print("| configuration | before (%) | after 5 (%) | against the defaults | after 10 (%) | against | seconds |")
     print("|---" * 7 + "|", flush=True)
     reference: list[list[float]] = []
     for name, variant in VARIANTS.items():
+        if reference and given.only and not any(part in name for part in given.only):
+            continue
         settings = FederationSettings(data=given.data, keywords=given.keywords, cache=given.cache, **variant.options)
         started = time.process_time()
         runs = [_curve(variant, replace(settings, seed=seed), fold) for seed, fold in enumerate(folds(settings))]

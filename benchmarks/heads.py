@@ -178,11 +178,14 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", default="")
+    parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
     given = parser.parse_args()
     print("| configuration | parameters | accuracy (%) | against the defaults | unknown recall (%) | seconds |")
     print("|---" * 6 + "|", flush=True)
     reference: list[float] = []
     for name, variant in VARIANTS.items():
+        if reference and given.only and not any(part in name for part in given.only):
+            continue
         settings = TrainSettings(data=given.data, keywords=given.keywords, cache=given.cache, **variant.options)
         runs = [_run(variant, replace(settings, seed=seed), fold) for seed, fold in enumerate(folds(settings))]
         parameters, accuracies, unknown, seconds = zip(*runs, strict=True)
