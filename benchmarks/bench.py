@@ -58,10 +58,11 @@ ROWS = [
     Row("round of 10 × 850, 5 local epochs", "ours", "round", 850, 2),
     *[Row(f"round of 10 × {size}, 1 local epoch", "pfl_simulation", "round-one-epoch", size) for size in (85, 850)],
     *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000)],
-    Row("empty round, 10000 clients", "ours", "empty", 10000, 1),
+    *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000, 10000)],
     *[Row(f"empty round, {size} clients", "pfl_simulation", "empty", size) for size in (100, 1000)],
-    Row("empty round, 100 clients", "ray_engine", "empty", 100, 1),
-    *[Row(f"100 of {size} clients, 10 rounds", "ours", "scale", size, 1) for size in (100, 1000, 10000)],
+    Row("empty round, 100 clients", "ray_engine", "empty", 100),
+    Row("empty round, 1000 clients", "ray_engine", "empty", 1000, 1),
+    *[Row(f"100 of {size} clients, 10 rounds", "ours", "scale", size) for size in (100, 1000, 10000)],
 ]
 
 
@@ -233,6 +234,8 @@ def table(results: dict[str, Any]) -> str:
         name = f"100 of {size} clients, 10 rounds"
         line(f"{name}, 20 clips each: a round", "s", figure("Wordflock", name, "round_s"))
         line(f"{name}, 20 clips each: peak memory", "MB", _mega(figure("Wordflock", name, "peak_memory")))
+        line(f"{name}, 20 clips each: the same without pages of files", "MB",
+             _mega(figure("Wordflock", name, "own_memory")))  # fmt: skip
     for command in ("--help", "predict", "simulate"):
         line(f"start-up, `wordflock {command}`", "s", figure("Wordflock", f"start-up, {command}", "seconds"))
     lines += ["", *(f"{row['contender']}, {row['name']}: left out ({row['missing']})"

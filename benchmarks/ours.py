@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.clips import chosen_clips, features_of, run, seconds
+from benchmarks.clips import chosen_clips, features_of, own_memory, run, seconds
 from benchmarks.rounds import SPEC, WIDTH, few_clips, rounds_in_process
 from wordflock.audio import SAMPLE_RATE, fit
 from wordflock.data import read_samples
@@ -94,7 +94,9 @@ def scale(data: str, cache: str, size: int) -> dict[str, Any]:
             Features(array, np.arange(n * clips, (n + 1) * clips), np.arange(clips) % LABELS) for n in range(size)
         ]
         found = rounds_in_process(members, WORKERS, rounds=10, local_epochs=1, clients_per_round=100)
-    return {"introductions_s": found["introductions"], "round_s": float(np.median(found["rounds"]))}
+        own = own_memory()
+    rounds = float(np.median(found["rounds"]))
+    return {"introductions_s": found["introductions"], "round_s": rounds, "own_memory": own}
 
 
 def empty(data: str, cache: str, size: int) -> dict[str, Any]:
