@@ -57,7 +57,6 @@ ROWS = [
     Row("round of 10 × 85, 5 local epochs", "ours", "round", 85),
     Row("round of 10 × 850, 5 local epochs", "ours", "round", 850, 2),
     *[Row(f"round of 10 × {size}, 1 local epoch", "pfl_simulation", "round-one-epoch", size) for size in (85, 850)],
-    *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000)],
     *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000, 10000)],
     *[Row(f"empty round, {size} clients", "pfl_simulation", "empty", size) for size in (100, 1000)],
     Row("empty round, 100 clients", "ray_engine", "empty", 100),
