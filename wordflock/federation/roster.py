@@ -97,7 +97,8 @@ class Roster:
 
         Raises WordflockError where they do not come within `seconds`.
         """
-        for _ in waiting(seconds, lambda: f"for {least} clients; connected and able: {self._listed()}"):
+        clients = f"{least} client{'s' if least > 1 else ''}"
+        for _ in waiting(seconds, lambda: f"for {clients}; connected and able: {self._listed()}"):
             self.look()
             now = time.monotonic()
             # One that lost power may be listed for a minute more; it must not keep all others waiting.
