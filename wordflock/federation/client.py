@@ -166,10 +166,11 @@ class Story:
             self._round = f"round {found[1]}: " if found else ""
         elif found := re.search(r"Receiving: (\w+)", line):
             print(f"{self._round}{WORK.get(found[1], found[1])}", flush=True)
-        elif "retrying in" in line and self.silent_since is None:
+        # The SuperNode's, not the SuperExec's: that one waits for the SuperNode, which takes its time on a small board.
+        elif re.match("WARNING.*retrying in", line) and self.silent_since is None:
             self.silent_since = time.monotonic()
             print(f"{self._server} does not answer; trying again", flush=True)
-        elif "Connection successful" in line and self.silent_since is not None:
+        elif re.match("INFO.*Connection successful", line) and self.silent_since is not None:
             self.silent_since = None
             print(f"{self._server} answers again", flush=True)
         elif line.startswith("REFUSED: "):
