@@ -273,7 +273,7 @@ HEAVY = {
 
 
 def test_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
-    options = {"rounds": 6, "clients-per-round": 9, "upload": "float16", "round-deadline": 30}
+    options = {"rounds": 6, "clients-per-round": 9, "upload": "float16", "round-deadline": 45}
     modules = flock.folder / "modules"
     with flock.server("rough", **options) as server:
         server.wait_for("round 1: accuracy")
@@ -308,7 +308,7 @@ def test_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
 def said_at_once(folder: Path, *arguments: object) -> str:
     """What a command that cannot work prints, which is one sentence."""
     with Started(folder, f"wrong-{len(list(folder.iterdir()))}", *arguments) as wrong:
-        assert wrong.wait(60) == 2, wrong.output
+        assert wrong.wait() == 2, wrong.output
         assert wrong.output.count("\n") <= 2, wrong.output
         return wrong.output
 
@@ -328,5 +328,5 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
     encoder = random_encoder(tmp_path / "encoder.safetensors")
     own = ["--data", data, "--encoder", encoder, "--window", 0.4, "--give-up-after", 2]
     with Started(tmp_path, "lonely", *server, *own) as lonely:
-        assert lonely.wait(60) == 2
+        assert lonely.wait() == 2
     assert re.search(r"No server at 127\.0\.0\.1:\d+ for \d+ s .*; giving up\.", lonely.output)

@@ -128,10 +128,5 @@ def test_a_client_looks_for_messages_often_while_they_come_and_seldom_when_they_
     waiting.sleep(0.5)  # one is being answered
     for now in (1000.0, 1002.0, 1100.0):  # noqa: B007
         waiting.sleep(3)
-    assert slept == [
-        flower.LONGEST_LOOK,
-        flower.LOOK,
-        flower.LOOK,
-        pytest.approx(flower.LOOK + 0.4),
-        flower.LONGEST_LOOK,
-    ]
+    least, most = flower.LOOK, flower.LONGEST_LOOK
+    assert slept == [most, flower.GLANCE, least, pytest.approx(least + 0.5), most]
