@@ -58,6 +58,7 @@ def build_head(
         "convolution": ConvolutionHead,
         "mean": MeanHead,
         "linear": LinearHead,
+        "linear-mean": LinearMeanHead,
         "normalized": NormalizedHead,
     }
     if kind not in builders:
@@ -162,6 +163,17 @@ class LinearHead(Head):
 
     def pool(self, features: Tensor) -> Tensor:
         return features.flatten(1)
+
+
+class LinearMeanHead(Head):
+    """A linear layer over the first of two pooled frames, the mean, without the deviation: a quarter of the sums."""
+
+    def __init__(self, frames: int, width: int, labels: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(width, labels)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features[:, 0]
 
 
 class NormalizedHead(LinearHead):

@@ -10,8 +10,8 @@ from typing import Any, Self, get_type_hints
 from wordflock.errors import WordflockError
 from wordflock.processor import fastest_precision
 
-HEADS = ("attentive", "convolution", "mean", "linear", "normalized")
-POOLED_HEADS = ("linear", "normalized")  # which work on frames pooled before they are stored
+HEADS = ("attentive", "convolution", "mean", "linear", "linear-mean", "normalized")
+POOLED_HEADS = ("linear", "linear-mean", "normalized")  # which work on frames pooled before they are stored
 PRECISIONS = ("float32", "bfloat16")
 # Values for options that are not given, by the name of a recipe.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ class Settings(DataSettings):
     )
     head: str = option(
         "auto",
-        "Kind of head; 'linear' and 'normalized' work on pooled frames. auto is attentive; with --strategy exact "
+        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is attentive; with --strategy exact "
         "linear, and with --dp-epsilon or --random-features as well normalized.",
         choices=("auto", *HEADS),
     )
