@@ -296,7 +296,10 @@ def format_privacy(report: dict[str, Any]) -> str:
 
 
 def check_privacy(settings: HeadSettings) -> None:
-    """Raises WordflockError where settings ask for a privacy that they cannot have."""
+    """Raises WordflockError where settings ask for a privacy, or for a change of sums, that they cannot have."""
+    earlier = [key for key in ("add_to", "take_from") if getattr(settings, key, "")]
+    if len(earlier) > 1 or (earlier and (settings.dp_epsilon is not None or settings.strategy != "exact")):  # type: ignore[attr-defined]
+        raise WordflockError("--add-to and --take-from are for --strategy exact without --dp-epsilon, one at a time.")
     if getattr(settings, "secure_sums", False) and getattr(settings, "keep", "total") != "total":
         raise WordflockError("--keep client-sums keeps what --secure-sums hides; take one of the two.")
     if settings.dp_epsilon is None:

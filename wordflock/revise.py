@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wordflock.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
 from wordflock.closed_form import Scale, Sums, SumsFolder, solve
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
-from wordflock.features import encode_clips
+from wordflock.features import FeatureSpec, encode_clips
 from wordflock.files import write_atomically
 from wordflock.head import Head
 from wordflock.prepare import device, load_table, prepare
 from wordflock.run import BEST, LAST
-from wordflock.settings import DataSettings, FederationSettings, TrainSettings
+from wordflock.settings import DataSettings, FederationSettings, HeadSettings, TrainSettings
 from wordflock.task import UNKNOWN, Task
 from wordflock.training import layer, pool
 
@@ -86,30 +87,63 @@ def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> in
     if moving:
         total -= _sums(run, moving)
     known = {part.clip.key for part in parts if not _was_unknown(part, words)}
-    task = Task.of_labels([*labels, *words])
-    placed = task.labels
-    order = [placed.index(name) for name in labels]
-    cross, counts, weights = np.zeros((len(total.cross), len(placed))), np.zeros(len(placed)), np.ones(len(placed))
-    cross[:, order], counts[order], weights[order] = total.cross, total.counts, scale.label_weights
+    placed = Task.of_labels([*labels, *words]).labels
     table = load_table(settings)
     clips = [clip for clip in table.of_split("train") if clip.word in placed and clip.key not in known]
     clips = list({clip.key: clip for clip in clips}.values())
     if not clips:
         raise WordflockError(f"{table.source} has no new training clips of {', '.join(placed)}.")
     indices = [placed.index(clip.word) for clip in clips]
-    arriving = np.bincount(indices, minlength=len(placed))
-    for word in words:
-        if not arriving[placed.index(word)]:
-            raise WordflockError(f"The new word {word!r} has no training clips in {table.source}.")
-        # As much weight in all as another label has on average.
-        weights[placed.index(word)] = float((scale.label_weights * total.counts).mean()) / arriving[placed.index(word)]
-    scale = replace(scale, label_weights=weights)
+    arriving = np.bincount(indices, minlength=len(placed)).astype(np.float64)
+    scale, total = widened(scale, total, labels, placed, arriving)
     features = encode_clips(clips, indices, run.checkpoint.spec, settings.cache_folder, device(settings))
-    total = Sums(total.triangle, cross, counts) + Sums.of(pool(run.head, features), features.labels, scale)
+    total += Sums.of(pool(run.head, features), features.labels, scale)
     source = {key: getattr(settings, key) for key in ("data", "speaker_pattern", "table")}
     entry = {"words": list(words), "from": source, "keys": [clip.key for clip in clips]}
     _write(run, total, scale, placed, {"learn": entry, "clips": len(clips)})
     return len(clips)
+
+
+def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head) -> tuple[list[str], Scale, Sums]:
+    """The labels, the scale and the sums of a run that other clients' sums are to be added to or taken from.
+
+    Raises WordflockError where the settings, features and untrained head are not such that the sums go together.
+    """
+    run = _open(folder)
+    theirs = replace(run.checkpoint.spec, encoder=spec.encoder)  # the same one may go by another path
+    seed = run.checkpoint.training.get("seed")
+    body = {name: array for name, array in get_weights(head).items() if not name.startswith("output.")}
+    if (
+        (run.checkpoint.head, run.checkpoint.random_features) != (settings.head, settings.random_features)
+        or theirs != spec
+        or (settings.random_features and seed != settings.seed)
+        or any(not np.array_equal(array, run.checkpoint.weights[name]) for name, array in body.items())
+    ):
+        raise WordflockError(
+            f"The sums of {folder} are of other features; give the options in its config.toml, --head, --layer, "
+            "--window, --random-features and --seed among them."
+        )
+    return run.checkpoint.labels, run.scale, run.total
+
+
+def widened(
+    scale: Scale, total: Sums, labels: Sequence[str], placed: Sequence[str], arriving: NDArray[np.float64]
+) -> tuple[Scale, Sums]:
+    """The scale and the sums of a head with `labels`, for one with the labels `placed`: new ones have nothing in the
+    sums yet, and their `arriving` clips will weigh as much in all as those of another label do on average.
+
+    Raises WordflockError for a label that is left out, and for a new one of which no clips arrive.
+    """
+    if missing := [label for label in labels if label not in placed]:
+        raise WordflockError(f"The head knows {', '.join(missing)} as well; name all of its labels.")
+    order, size = [placed.index(label) for label in labels], len(placed)
+    cross, counts, weights = np.zeros((len(total.cross), size)), np.zeros(size), np.ones(size)
+    cross[:, order], counts[order], weights[order] = total.cross, total.counts, scale.label_weights
+    for place in sorted(set(range(size)) - set(order)):
+        if not arriving[place]:
+            raise WordflockError(f"The new word {placed[place]!r} has no training clips.")
+        weights[place] = float((scale.label_weights * total.counts).mean()) / arriving[place]
+    return replace(scale, label_weights=weights), Sums(total.triangle, cross, counts)
 
 
 @dataclass(frozen=True)
@@ -140,10 +174,11 @@ def _open(folder: Path) -> _Run:
     path = folder / REVISIONS
     revisions = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     scale, total = sums.read()
+    settings = kind.from_config(config)
     has_data = config.get("mode") in ("train", "simulate")
-    return _Run(
-        folder, kind.from_config(config), has_data, checkpoint, checkpoint.build(), sums, scale, total, revisions
-    )
+    if isinstance(settings, FederationSettings) and (settings.add_to or settings.take_from):
+        has_data = False  # not all of what is in the sums
+    return _Run(folder, settings, has_data, checkpoint, checkpoint.build(), sums, scale, total, revisions)
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,8 @@ class Settings(DataSettings):
     )
     head: str = option(
         "auto",
-        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is attentive; with --strategy exact "
-        "linear, and with --dp-epsilon or --random-features as well normalized.",
+        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is attentive; "
+        "with --strategy exact linear, and with --dp-epsilon or --random-features as well normalized.",
         choices=("auto", *HEADS),
     )
 
@@ -245,6 +245,13 @@ class FederationSettings(HeadSettings, PartitionSettings):
         "total",
         "What the exact strategy keeps for `wordflock forget`: the total of the sums, or also each client's own.",
         choices=("total", "client-sums"),
+    )
+    add_to: str = option(
+        "",
+        "Run with --strategy exact whose sums these clients' are added to: it becomes a new run, nobody else is asked.",
+    )
+    take_from: str = option(
+        "", "Run with --strategy exact whose sums these clients' are taken from, for clients that want out of it."
     )
     secure_sums: bool = option(False, "Let the server learn no client's sums or head, but only their total.")
     workers: int = option(0, "Clients trained at the same time. (default: one a processor core)", least=0)

@@ -1,6 +1,7 @@
 """The exact strategy: one round, whatever the partition, equals the centralized solution."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation.simulation import simulate
 from wordflock.head import build_head
 from wordflock.settings import FederationSettings
+from wordflock.task import Task
 from wordflock.training import SHARPNESS, pool
 
 
@@ -109,6 +111,62 @@ def test_rounds_from_the_exact_head_never_end_below_it(tmp_path, play):
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["validation"]["accuracy"] >= lines[0]["validation_accuracy"]
+
+
+def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_them_away(tmp_path, play):
+    """With nobody's sums kept but the total, and nobody else asked: to the head of those that are in it."""
+    federation = play([30, 25, 40])
+    everyone, late = list(federation.members), federation.members[2]
+
+    def these(members, name, **changed):
+        federation.members[:] = [replace(member, client=place) for place, member in enumerate(members)]
+        return simulate(options(tmp_path, clients=len(members), name=name, **changed))
+
+    def solution(members, scale):
+        z = np.concatenate([pool(load_checkpoint(first / "best.safetensors").build(), m.train) for m in members])
+        return solve(Sums.of(z, np.concatenate([m.train.labels for m in members]), scale), scale)
+
+    first = these(everyone[:2], "first")
+    scale, _ = SumsFolder(first / "sums").read()
+    with_late = these([late], "with-late", add_to=str(first))
+    without_one = these(everyone[:1], "without-one", take_from=str(with_late))
+    for folder, members in ((with_late, everyone), (without_one, everyone[1:])):
+        weights, expected = load_checkpoint(folder / "best.safetensors").weights, solution(members, scale)
+        np.testing.assert_allclose(weights["output.weight"] / SHARPNESS, expected.weight, atol=1e-6)
+        np.testing.assert_allclose(weights["output.bias"] / SHARPNESS, expected.bias, atol=1e-6)
+    for wrong, words in (
+        ({"take_from": str(without_one)}, "would have none left"),
+        ({"add_to": str(first), "seed": 1}, "of other features"),
+        ({"add_to": str(first), "take_from": str(first)}, "one at a time"),
+        ({"add_to": str(tmp_path)}, "is no run"),
+    ):
+        with pytest.raises(WordflockError, match=words):
+            these(everyone, "wrong", **wrong)
+
+
+def test_a_late_client_brings_a_new_word(tmp_path, play):
+    federation = play([30, 25, 40])
+    first, late, labels = list(federation.members[:2]), federation.members[2], federation.prepared.task.labels
+    known = [label for label in labels if label != "no"]
+    # The first clients' federation has no such label; its clips are nobody's.
+    seen = [label for label in range(len(labels)) if labels[label] != "no"]
+    for place, member in enumerate(first):
+        mine = member.train.select(np.flatnonzero(np.isin(member.train.labels, seen)))
+        first[place] = replace(member, train=replace(mine, labels=np.searchsorted(seen, mine.labels)), labels=known)
+    task = federation.prepared.task
+    federation.members[:] = first
+    object.__setattr__(federation.prepared, "task", Task.of_labels(known))
+    held = dict(federation.prepared.features)
+    for split in ("validation", "test"):
+        part = held[split].select(np.flatnonzero(np.isin(held[split].labels, seen)))
+        federation.prepared.features[split] = replace(part, labels=np.searchsorted(seen, part.labels))
+    before = simulate(options(tmp_path, clients=2, name="before"))
+    object.__setattr__(federation.prepared, "task", task)
+    federation.prepared.features.update(held)
+    federation.members[:] = [replace(late, client=0)]
+    after = simulate(options(tmp_path, clients=1, name="after", add_to=str(before)))
+    assert load_checkpoint(after / "best.safetensors").labels == labels
+    assert json.loads((after / "metrics.json").read_text())["test"]["recall"]["no"] > 0.8
 
 
 def test_a_label_that_no_client_has_is_said(tmp_path, play):

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from wordflock.federation.messages import content, payload_bytes, task_record, w
 from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.head import Head
+from wordflock.revise import earlier, widened
 from wordflock.settings import FederationSettings
 
 Added = TypeVar("Added", Moments, Sums)
@@ -52,16 +54,28 @@ def exact_round(
 ) -> ExactRound:
     """Ask all clients for moments, then for sums, and solve the last layer of the head. `keep` gets each client's sums.
 
+    With --add-to or --take-from the scale is that of the earlier run, and the sums are added to its or taken from it.
     Raises WordflockError where fewer than --min-replies clients answer well.
     """
     asking = _Asking(grid, roster, settings, head)
+    prepared, folder = roster.prepared, Path(settings.add_to or settings.take_from)
     able = [roster.clients[number] for number in roster.able()]
+    before = earlier(folder, settings, prepared.spec, head) if settings.add_to or settings.take_from else None
     moments, clients = asking.total("moments", able, {}, Moments)
-    scale = moments.scale()
-    sums, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+    if before is None:
+        scale = moments.scale()
+        total, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+    else:
+        scale, total = widened(before[1], before[2], before[0], prepared.task.labels, moments.counts)
+        sums, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+        total = total - sums if settings.take_from else total + sums
+        if (total.counts < 0.5).any():
+            raise WordflockError(
+                f"Without these clients' clips {folder} would have none left of some label, or had none."
+            )
     numbers = [client.number for client in clients]
     up = sum(asking.bytes_up[number] for number in numbers) // len(numbers)
-    return ExactRound(solve(sums, scale), scale, sums, numbers, up, asking.problems)
+    return ExactRound(solve(total, scale), scale, total, numbers, up, asking.problems)
 
 
 class _Asking:

@@ -211,7 +211,7 @@ def _settled(settings: ServerSettings) -> ServerSettings:
         )
     files: dict[str, Any] = {
         key: str(Path(value).expanduser().resolve())
-        for key in ("data", "table", "runs", "certificates", "require_keys")
+        for key in ("data", "table", "runs", "certificates", "require_keys", "add_to", "take_from")
         if (value := getattr(settings, key)) and value != "synthetic"
     }
     # Flower runs the ServerApp in a folder of its own.
