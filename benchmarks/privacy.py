@@ -2,8 +2,7 @@
 
 python -m benchmarks.privacy --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 
-Bounded sums are made once for each number of dimensions; the noise is drawn anew --draws times. By client, every
-speaker is a client, and one with fewer than --min-clips clips takes no part.
+The noise is drawn anew --draws times. Every speaker is a client; one with fewer than --min-clips clips takes no part.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=627, help="as many as speakers: one speaker a client")
     parser.add_argument("--min-clips", type=int, default=8)
     parser.add_argument("--units", nargs="+", default=["clip", "client"])
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--dp-clip", type=float, default=None)
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--split", default="test", choices=["test", "validation"])
     options = parser.parse_args(arguments)
     settings = FederationSettings(
         data=options.data,
@@ -51,22 +51,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = new_head(settings, players.prepared)
     members = [member for member in players.members if len(member.train) >= settings.min_clips]
     parts = [(pool(head, member.train), member.train.labels) for member in members]
-    test = players.prepared.features["test"]
+    test = players.prepared.features[options.split]
     z, y = pool(head, test), test.labels
-    print(f"{sum(len(labels) for _, labels in parts)} clips of {len(parts)} clients; {len(y)} test clips")
+    print(f"{sum(len(labels) for _, labels in parts)} clips of {len(parts)} clients; {len(y)} {options.split} clips")
     print("| unit | dimensions | " + " | ".join(f"ε = {epsilon:g}" for epsilon in EPSILONS) + " |")
     print("|---" * (2 + len(EPSILONS)) + "|")
+    everyone = parts
     for unit in options.units:
+        if unit == "clip":  # whose clips they are makes no difference
+            parts = [(np.concatenate([z for z, _ in everyone]), np.concatenate([y for _, y in everyone]))]
+        else:
+            parts = everyone
         for dimensions in options.dimensions:
             chosen = replace(settings, dp_unit=unit, dp_dimensions=dimensions)
             free = PrivateSums.of(chosen, z.shape[1], len(players.prepared.task.labels))
-            total = np.sum([free.contribution(*part) for part in parts], axis=0)
+            middle = np.sum([free.middle(part) for part, _ in parts], axis=0)
+            units = len(parts) if unit == "client" else sum(len(labels) for _, labels in parts)
             row = []
             for epsilon in EPSILONS:
-                mechanism = replace(free, epsilon=epsilon)
                 accuracy = []
                 for draw in range(options.draws if math.isfinite(epsilon) else 1):
-                    solution = mechanism.solve(mechanism.noisy(total, np.random.default_rng(draw)))
+                    generator = np.random.default_rng(draw)
+                    mechanism = replace(free, epsilon=epsilon).centred(middle, units, generator)
+                    total = np.sum([mechanism.contribution(*part) for part in parts], axis=0)
+                    solution = mechanism.solve(mechanism.noisy(total, generator))
                     accuracy.append(float((np.argmax(z @ solution.weight.T + solution.bias, axis=1) == y).mean()))
                 row.append(f"{100 * np.mean(accuracy):.1f}" + (f" ± {100 * np.std(accuracy):.1f}" if draw else ""))
             print(f"| {unit} | {dimensions} | " + " | ".join(row) + " |", flush=True)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from wordflock.closed_form import Solution
 from wordflock.errors import WordflockError
-from wordflock.privacy import PrivateSums, check_privacy, gaussian_delta, gaussian_noise
+from wordflock.privacy import SPREAD, PrivateSums, check_privacy, gaussian_delta, gaussian_noise
 from wordflock.settings import FederationSettings, TrainSettings
 
 epsilons, deltas = st.floats(0.05, 20), st.sampled_from([1e-3, 1e-5, 1e-8])
 
 
-def mechanism(epsilon=math.inf, unit="clip", size=12, labels=3, dimensions=6, clip=1.0, seed=0):
-    return PrivateSums(size, labels, epsilon, 1e-5, unit, clip, dimensions, seed)
+def mechanism(epsilon=math.inf, unit="clip", size=12, labels=3, dimensions=6, clip=1.0, seed=0, centre=None):
+    return PrivateSums(size, labels, epsilon, 1e-5, unit, clip, dimensions, seed, centre)
 
 
 def clips(seed: int, count: int, size: int = 12, labels: int = 3, apart: float = 1.0):
@@ -59,14 +59,43 @@ def test_infinite_epsilon_is_no_noise():
     clip=st.floats(0.1, 30),
     stretch=st.floats(0, 100),
 )
-def test_nobody_changes_the_sums_by_more_than_the_sensitivity(seed, unit, clip, stretch):
-    """One clip more, whatever it is; one client more, whatever its clips are."""
-    m, (z, y) = mechanism(unit=unit, clip=clip), clips(seed, 9)
+def test_nobody_changes_the_sums_or_the_centre_by_more_than_the_sensitivity(seed, unit, clip, stretch):
+    """One clip more, whatever it is; one client more, whatever its clips are; wherever the centre is."""
+    centre = np.random.default_rng(seed).normal(size=6)
+    m, (z, y) = mechanism(unit=unit, clip=clip, centre=centre), clips(seed, 9)
     if unit == "client":
-        change = m.contribution(z * stretch, y)
+        change, moved = m.contribution(z * stretch, y), m.middle(z * stretch)
     else:
-        change = m.contribution(np.vstack([z, z[:1] * stretch]), np.append(y, seed % 3)) - m.contribution(z, y)
+        more = np.vstack([z, z[:1] * stretch])
+        change = m.contribution(more, np.append(y, seed % 3)) - m.contribution(z, y)
+        moved = m.middle(more) - m.middle(z)
     assert np.linalg.norm(change) <= m.sensitivity * (1 + 1e-9)
+    assert np.linalg.norm(moved) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 4.0])
+def test_the_two_releases_are_together_as_private_as_is_said(epsilon):
+    """By Google's accountant, which composes the distributions of the privacy loss by itself."""
+    dp = pytest.importorskip("dp_accounting")
+    m = mechanism(epsilon)
+    accountant = dp.pld.PLDAccountant()
+    accountant.compose(dp.GaussianDpEvent(m.noise / m.sensitivity))
+    accountant.compose(dp.GaussianDpEvent(m.noise_of_centre))
+    assert accountant.get_epsilon(1e-5) == pytest.approx(epsilon, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("unit", ["clip", "client"])
+def test_the_centre_is_where_the_clips_are(unit):
+    m, (z, y) = mechanism(unit=unit, size=6), clips(3, 40, size=6)
+    z /= 2 * np.linalg.norm(z, axis=1, keepdims=True)  # so that none is clipped
+    parts = [z[:10], z[10:20], z[20:]]
+    centred = m.centred(sum(m.middle(part) for part in parts), 40 if unit == "clip" else 3)
+    means = [part.mean(axis=0) for part in parts] if unit == "client" else z
+    np.testing.assert_allclose(centred.centre, np.mean(means @ m._projection(), axis=0), atol=1e-6)
+    # And the layer is the one of clips that were taken from there before.
+    moved = ((z @ m._projection() - centred.centre) / SPREAD @ np.linalg.inv(m._projection())).astype(np.float32)
+    layer, plain = centred.solve(centred.contribution(z, y)), m.solve(m.contribution(moved, y))
+    np.testing.assert_allclose(z @ layer.weight.T + layer.bias, moved @ plain.weight.T + plain.bias, atol=1e-3)
 
 
 def test_a_clip_at_the_bound_has_the_very_sensitivity():
@@ -164,4 +193,4 @@ def test_what_cannot_be_private_is_refused(settings, remedy):
 def test_what_is_promised_can_be_written_down():
     for epsilon in (1.0, math.inf):
         report = json.loads(json.dumps(mechanism(epsilon).report("server"), allow_nan=False))
-        assert report["unit"] == "clip" and report["releases"] == 1 and report["assumptions"]
+        assert report["unit"] == "clip" and report["releases"] == 2 and report["assumptions"]

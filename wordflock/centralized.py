@@ -114,6 +114,7 @@ def _train_exactly(settings: TrainSettings, prepared: Prepared, head: Head, seco
     metrics: dict[str, Any] = {"seconds": seconds}
     if settings.dp_epsilon is not None:
         mechanism = PrivateSums.of(settings, z.shape[1], len(labels))
+        mechanism = mechanism.centred(mechanism.middle(z), len(z))
         put_solution(head, mechanism.solve(mechanism.noisy(mechanism.contribution(z, features.labels))))
         metrics["privacy"] = mechanism.report("server")
         print(format_privacy(metrics["privacy"]))

@@ -1,15 +1,16 @@
 """Differential privacy: how much noise, on what, and what it comes to.
 
-A private solution in closed form has one release: the noisy sums of `PrivateSums`. All else (the repair of the Gram
-matrix, label weights, the solving) is made from them alone, and so costs nothing more. That is why clips are not
-standardised by the clients' moments here, which would be a second release, but by themselves: see NormalizedHead.
+A private solution in closed form has two releases: where clips lie, roughly, and the noisy sums of `PrivateSums` around
+that centre. All else (the repair of the Gram matrix, label weights, the solving) is made from them alone, and so costs
+nothing more. Clips are not standardised by the clients' moments, which would be more to release, but by themselves: see
+NormalizedHead.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ Array = NDArray[np.float64]
 Rounds = tuple[tuple[int, int], ...]  # the clients drawn, and those drawn from, round by round
 Releases = tuple[tuple[float, int, int], ...]  # the same of rounds that are done, with the noise multiplier of each
 
-CLIP = {"clip": 1.0, "client": 20.0}  # the norm that a unit's contribution is clipped to, where --dp-clip is not given
-CROSS = {"clip": 2.0, "client": 3.0}  # how much more exactly than the Gram matrix the cross moments are released
+CLIP = {"clip": 1.0, "client": 16.0}  # the norm that a unit's contribution is clipped to, where --dp-clip is not given
+CROSS = 2.0  # how much more exactly than the Gram matrix the cross moments are released
+CENTRE = 0.1  # of the budget goes into the centre: nine tenths of a clip's square norm are common to all clips
+SPREAD = 0.3  # about as far are clips from it; they are divided by it, so that again their norm is about one
 ROUNDS_CLIP = 1.0  # the norm that an update of a head is clipped to, where --dp-clip is not given
 COUNTS = 0.5  # and the counts
 STEPS = 1e-9  # of the search for a noise
@@ -64,8 +67,10 @@ def gaussian_delta(epsilon: float, noise: float) -> float:
 class PrivateSums:
     """The mechanism: what a client contributes, the noise on the total, and the layer that comes of it.
 
-    A clip's representation z is projected to x by a public random matrix and clipped to norm R. Released is the joint
-    vector of G = Σ x xᵀ, C = Σ x yᵀ and n = Σ y (y: the label as a unit vector), written as
+    A clip's representation z is projected to x by a public random matrix. First the mean of x is released, roughly: of
+    each client one vector (by clip its sum, whose terms are clipped to norm 1; by client its mean, clipped to norm 1).
+    Then x is taken from that centre, divided by SPREAD and clipped to norm R, and released is the joint vector of
+    G = Σ x xᵀ, C = Σ x yᵀ and n = Σ y (y: the label as a unit vector), written as
     v = (the diagonal of G, √2 times its upper triangle, α C, β R² n), so that |v| is taken once for all three.
 
     Unit clip, R = --dp-clip. One clip more or less changes v by (x xᵀ, α R x yᵀ, β R² y) in this way of writing; its
@@ -77,6 +82,9 @@ class PrivateSums:
 
     √2 off the diagonal is what makes the norm exact; the noise there, seen from G, is √2 smaller, and the noisy G
     stays symmetric because only the triangle has noise.
+
+    Two Gaussian releases with noise s₁ and s₂, in sensitivities, are as private as one with 1/s² = 1/s₁² + 1/s₂², even
+    where the second is made with what the first gave (Dong, Roth & Su 2019, arXiv 1905.02383, corollary 3.3).
     """
 
     size: int  # of z
@@ -87,6 +95,7 @@ class PrivateSums:
     clip: float
     dimensions: int
     seed: int  # of the projection, which everyone may know; never of the noise
+    centre: Array | None = None  # (dimensions,), once it is known
 
     @classmethod
     def of(cls, settings: HeadSettings, size: int, labels: int) -> PrivateSums:
@@ -119,22 +128,43 @@ class PrivateSums:
         """What one unit can change v by."""
         if self.unit == "client":
             return self.clip
-        return float(self.clip**2 * math.sqrt(1 + CROSS[self.unit] ** 2 + COUNTS**2))
+        return float(self.clip**2 * math.sqrt(1 + CROSS**2 + COUNTS**2))
 
     @property
     def noise(self) -> float:
         """The standard deviation of the noise on every number of v."""
-        return gaussian_noise(self.epsilon, self.delta) * self.sensitivity
+        return gaussian_noise(self.epsilon, self.delta) / math.sqrt(1 - CENTRE) * self.sensitivity
+
+    @property
+    def noise_of_centre(self) -> float:
+        """The same for the sum of the parts of the centre, which one unit can change by 1."""
+        return gaussian_noise(self.epsilon, self.delta) / math.sqrt(CENTRE)
+
+    def middle(self, z: NDArray[np.float32]) -> Array:
+        """One client's part of the centre, shape (dimensions,)."""
+        x = _within(z.astype(np.float64) @ self._projection(), 1.0)
+        return np.asarray(x.sum(axis=0) if self.unit == "clip" else x.mean(axis=0))
+
+    def centred(self, total: Array, units: int, generator: np.random.Generator | None = None) -> PrivateSums:
+        """The mechanism with the centre that the parts of so many clips, or clients, make, and noise: one release."""
+        drawn = (generator or np.random.default_rng()).normal(size=self.dimensions)
+        return replace(self, centre=(total + self.noise_of_centre * drawn) / units)
+
+    def bounded_middle(self, total: Array) -> Array:
+        """A client's part of the centre, scaled down to norm 1 where the unit is the client."""
+        return total if self.unit == "clip" else np.asarray(_within(total[None], 1.0)[0])
 
     def contribution(self, z: NDArray[np.float32], labels: NDArray[np.int64]) -> Array:
         """v of one client's clips: representations of shape (clips, size), and their labels."""
         x = z.astype(np.float64) @ self._projection()
-        x *= np.minimum(1.0, self.radius / np.maximum(np.linalg.norm(x, axis=1), 1e-12))[:, None]
+        if self.centre is not None:
+            x = (x - self.centre) / SPREAD
+        x = _within(x, self.radius)
         y = np.eye(self.labels)[labels]
         gram = x.T @ x
         gram[np.triu_indices(self.dimensions, 1)] *= math.sqrt(2)
         rows = np.triu_indices(self.dimensions)
-        cross = CROSS[self.unit] * self.radius * (x.T @ y)
+        cross = CROSS * self.radius * (x.T @ y)
         v = np.concatenate([gram[rows], cross.ravel(), COUNTS * self.radius**2 * y.sum(axis=0)])
         return self.bounded(v)
 
@@ -142,7 +172,7 @@ class PrivateSums:
         """A client's v, scaled down to the clipping norm where the unit is the client."""
         if self.unit == "clip":
             return v
-        return v * min(1.0, self.clip / max(float(np.linalg.norm(v)), 1e-12))
+        return np.asarray(_within(v[None], self.clip)[0])
 
     def noisy(self, total: Array, generator: np.random.Generator | None = None) -> Array:
         """The total with its noise: the one release.
@@ -164,7 +194,7 @@ class PrivateSums:
         gram[np.triu_indices(d)] = released[:corner]
         gram[np.triu_indices(d, 1)] /= math.sqrt(2)
         gram += np.triu(gram, 1).T
-        alpha, beta = CROSS[self.unit] * self.radius, COUNTS * self.radius**2
+        alpha, beta = CROSS * self.radius, COUNTS * self.radius**2
         cross = released[corner : corner + d * self.labels].reshape(d, self.labels) / alpha
         counts = np.maximum(released[-self.labels :] / beta, 1.0)
         means = cross / counts
@@ -176,6 +206,9 @@ class PrivateSums:
         spread = (vectors * ((values + ridge) / float(counts.sum()))) @ vectors.T
         weight = np.linalg.solve(spread, means) / SHARPNESS
         bias = -0.5 * (means * weight).sum(axis=0)
+        if self.centre is not None:
+            weight = weight / SPREAD
+            bias = bias - self.centre @ weight
         return Solution((self._projection() @ weight).T.copy(), bias, ridge, math.nan)
 
     def report(self, noise_by: str) -> dict[str, Any]:
@@ -187,7 +220,7 @@ class PrivateSums:
             "clip": self.clip,
             "dimensions": self.dimensions,
             "noise": self.noise,
-            "releases": 1,
+            "releases": 2,
             "accountant": "analytic Gaussian mechanism (arXiv 1805.06530)",
             "noise_by": noise_by,
             "assumptions": [
@@ -204,6 +237,11 @@ class PrivateSums:
         generator = numpy_generator(self.seed, "private projection", self.size, self.dimensions)
         q, _ = np.linalg.qr(generator.normal(size=(self.size, self.dimensions)))
         return np.asarray(q * math.sqrt(self.size / self.dimensions))
+
+
+def _within(rows: Array, norm: float) -> Array:
+    """The rows of a matrix, scaled down to a norm where they are longer."""
+    return np.asarray(rows * np.minimum(1.0, norm / np.maximum(np.linalg.norm(rows, axis=1), 1e-12))[:, None])
 
 
 def next_noise(epsilon: float, delta: float, draw: tuple[int, int], left: int, done: Releases) -> float:

@@ -190,7 +190,7 @@ class HeadSettings(Settings):
     )
     dp_unit: str = option("clip", "What is protected: a clip, or all that a client has.", choices=("clip", "client"))
     dp_clip: float | None = option(
-        None, "Norm that a unit's contribution is clipped to, a public number. (default: 1, by client 20)", least=1e-9
+        None, "Norm that a unit's contribution is clipped to, a public number. (default: 1, by client 16)", least=1e-9
     )
     dp_dimensions: int = option(128, "Dimensions of the public random projection of private sums.", least=1)
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)")

@@ -109,7 +109,7 @@ def sums(message: Message, context: Context) -> Message:
 
 @app.train("private")
 def private(message: Message, context: Context) -> Message:
-    """The bounded sums over the clips, to which the server adds noise before it uses them."""
+    """The bounded sums over the clips, or before there is a centre its part of that; the server adds noise to them."""
     member, settings = _who(message, context)
     return Message(content({"private": _private(message, member, settings)}), reply_to=message)
 
@@ -199,7 +199,10 @@ def _sums(message: Message, member: Member, settings: FederationSettings) -> Sum
 
 def _private(message: Message, member: Member, settings: FederationSettings) -> NDArray[np.float64]:
     z = pool(_untrained(message, member, settings), member.train)
-    return PrivateSums.of(settings, z.shape[1], len(member.labels)).contribution(z, member.train.labels)
+    mechanism = PrivateSums.of(settings, z.shape[1], len(member.labels))
+    if (centre := weights_of(message).get("centre")) is None:
+        return mechanism.middle(z)
+    return replace(mechanism, centre=centre.astype(np.float64)).contribution(z, member.train.labels)
 
 
 def _untrained(message: Message, member: Member, settings: FederationSettings) -> Head:
@@ -207,7 +210,7 @@ def _untrained(message: Message, member: Member, settings: FederationSettings) -
     if len(member.train) < settings.min_clips:
         raise WordflockError(f"{len(member.train)} clips are fewer than --min-clips {settings.min_clips}")
     arrays = weights_of(message)
-    return _head({name: arrays[name] for name in arrays.keys() - Scale.NAMES}, member, settings)
+    return _head({name: arrays[name] for name in arrays.keys() - Scale.NAMES - {"centre"}}, member, settings)
 
 
 def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: FederationSettings) -> Head:

@@ -10,12 +10,14 @@ noise after the strategy, which is too little for momenta and adaptive steps; an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update, compute_stdv
+from numpy.typing import NDArray
 
 from wordflock.checkpoint import get_weights
 from wordflock.closed_form import Solution
@@ -27,6 +29,9 @@ from wordflock.federation.secure_sum import secure_total
 from wordflock.head import Head
 from wordflock.privacy import PrivateSums, rounds_clip
 from wordflock.settings import FederationSettings
+
+Array = NDArray[np.float64]
+_Total = tuple[Array, list[Client], int]  # with whose it is, and the bytes that a client sent
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class PrivateRound:
 def private_round(
     grid: Grid, roster: Roster, settings: FederationSettings, head: Head, generator: np.random.Generator | None = None
 ) -> PrivateRound:
-    """Ask all clients for their bounded sums, add noise to the total, and solve the last layer of the head.
+    """Ask all clients for their parts of the centre and then for their bounded sums around it, add noise to both
+    totals, and solve the last layer of the head.
 
     `generator` gives the noise; without one it is the operating system's randomness. Raises WordflockError where fewer
     than --min-replies clients answer well.
@@ -55,31 +61,40 @@ def private_round(
         problems.append(f"client {client} {problem}")
         print(f"private: {problems[-1]}", flush=True)
 
-    request = content(get_weights(head))
-    request["config"] = task_record(roster.prepared.task.labels)
+    def total(
+        arrays: Mapping[str, Array], clients: Sequence[Client], bounded: Callable[[Array], Array], length: int
+    ) -> _Total:
+        request = content({**get_weights(head), **arrays})
+        request["config"] = task_record(roster.prepared.task.labels)
+        if settings.secure_sums:
+            came = secure_total(grid, clients, "private", request, length, settings.round_deadline, refuse)
+            _enough(len(came.clients), settings)
+            return came.total, came.clients, came.bytes_up
+        summed, size, those = np.zeros(length), 0, []
+        requests: dict[Client, RecordDict] = dict.fromkeys(clients, request)
+        for client, reply in ask(grid, "private", requests, settings.round_deadline, refuse):
+            try:
+                vector = weights_of(reply)["private"].astype(np.float64)
+                if vector.shape != summed.shape or not np.isfinite(vector).all():
+                    raise ValueError("of another shape or not finite")
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                refuse(client, f"sent sums that are {error}")
+                continue
+            # By client the bound does not hang on the client's word; by clip it cannot be seen in a sum, and does.
+            summed += bounded(vector)
+            size = payload_bytes(reply)
+            those.append(client)
+        _enough(len(those), settings)
+        return summed, those, size
+
     able = [roster.clients[number] for number in roster.able()]
-    if settings.secure_sums:
-        came = secure_total(grid, able, "private", request, mechanism.length, settings.round_deadline, refuse)
-        _enough(len(came.clients), settings)
-        solution = mechanism.solve(mechanism.noisy(came.total, generator))
-        return PrivateRound(solution, mechanism, [c.number for c in came.clients], came.bytes_up, problems)
-    total, size = np.zeros(mechanism.length), 0
-    summed: list[int] = []
-    requests: dict[Client, RecordDict] = dict.fromkeys(able, request)
-    for client, reply in ask(grid, "private", requests, settings.round_deadline, refuse):
-        try:
-            vector = weights_of(reply)["private"].astype(np.float64)
-            if vector.shape != total.shape or not np.isfinite(vector).all():
-                raise ValueError("of another shape or not finite")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            refuse(client, f"sent sums that are {error}")
-            continue
-        # By client the bound does not hang on the client's word; by clip it cannot be seen in a sum, and does.
-        total += mechanism.bounded(vector)
-        size = payload_bytes(reply)
-        summed.append(client.number)
-    _enough(len(summed), settings)
-    return PrivateRound(mechanism.solve(mechanism.noisy(total, generator)), mechanism, summed, size, problems)
+    middle, clients, first = total({}, able, mechanism.bounded_middle, mechanism.dimensions)
+    units = len(clients) if mechanism.unit == "client" else sum(client.clips for client in clients)
+    mechanism = mechanism.centred(middle, units, generator)
+    assert mechanism.centre is not None
+    sums, clients, second = total({"centre": mechanism.centre}, clients, mechanism.bounded, mechanism.length)
+    solution = mechanism.solve(mechanism.noisy(sums, generator))
+    return PrivateRound(solution, mechanism, [c.number for c in clients], first + second, problems)
 
 
 def clipped(head: Weights, weights: Weights, clip: float) -> Weights:
