@@ -29,6 +29,18 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "federated, 5 rounds": ("simulate", {"rounds": 5}),
     "federated, 10 rounds": ("simulate", {}),
     "federated, exact, one round": ("simulate", {"strategy": "exact"}),
+    "federated, exact, means of layer last, float16": (
+        "simulate",
+        {"strategy": "exact", "head": "linear-mean", "layer": "last", "upload": "float16"},
+    ),
+    "federated, exact, 512 random features, float16": (
+        "simulate",
+        {"strategy": "exact", "random_features": 512, "upload": "float16"},
+    ),
+    "federated, exact, means of layers 2, 3, last, float16": (
+        "simulate",
+        {"strategy": "exact", "head": "linear-mean", "upload": "float16"},
+    ),
     "federated, exact, layer last, float16": ("simulate", {"strategy": "exact", "layer": "last", "upload": "float16"}),
     "federated, exact, layer last, float32": ("simulate", {"strategy": "exact", "layer": "last", "upload": "float32"}),
     "federated, exact, layers 3, last, float16": (
