@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -234,9 +235,14 @@ class PrivateSums:
 
     def _projection(self) -> Array:
         """(size, d), with orthonormal columns scaled so that the norm of z stays about what it was."""
-        generator = numpy_generator(self.seed, "private projection", self.size, self.dimensions)
-        q, _ = np.linalg.qr(generator.normal(size=(self.size, self.dimensions)))
-        return np.asarray(q * math.sqrt(self.size / self.dimensions))
+        return _orthonormal(self.seed, self.size, self.dimensions) * math.sqrt(self.size / self.dimensions)
+
+
+@lru_cache(maxsize=2)  # all clients of a simulation ask for the same
+def _orthonormal(seed: int, size: int, dimensions: int) -> Array:
+    generator = numpy_generator(seed, "private projection", size, dimensions)
+    q, _ = np.linalg.qr(generator.normal(size=(size, dimensions)))
+    return np.asarray(q)
 
 
 def _within(rows: Array, norm: float) -> Array:
