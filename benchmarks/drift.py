@@ -52,7 +52,7 @@ class Variant:
 
 
 OFTEN = {"clients": 20, "partition": "dirichlet", "alpha": 0.1, "local_epochs": 1}  # labels differ, clients meet often
-DESCENT = {"learning_rate": 0.3}
+DESCENT = {"learning_rate": 0.1}
 VARIANTS = {
     "the defaults": Variant(),
     "learning rate falls over the rounds": Variant(falling=True),
