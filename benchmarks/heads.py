@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import mean
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.folds import Fold, against, folds
+from wordflock import audio, features
 from wordflock.features import Features
 from wordflock.head import AttentiveHead, count_parameters
 from wordflock.randomness import numpy_generator
@@ -144,6 +146,7 @@ class Variant:
     recipe: dict[str, Any] = field(default_factory=dict)  # what no option says
     by_speaker: bool = False  # each speaker's mean, over all their clips, is taken off
     few: bool = False  # a quarter of the training speakers only
+    late: float = 0.0  # seconds of silence before a clip
 
 
 VARIANTS = {
@@ -168,6 +171,11 @@ VARIANTS = {
     "attention of 256": Variant(partial(AttentiveHead, hidden=256)),
     "noise on features": Variant(partial(Changed, change=noisy)),
     "layer 3": Variant(options={"layer": "3"}),
+    "window 1.0 s": Variant(options={"window": 1.0}),
+    "window 1.2 s": Variant(options={"window": 1.2}),
+    "window 2.0 s": Variant(options={"window": 2.0}),
+    "window 1.0 s, layer 2": Variant(options={"window": 1.0, "layer": "2"}),
+    "the word in the middle, 0.2 s later": Variant(late=0.2),
     "no label smoothing": Variant(options={"label_smoothing": 0.0}),
 }
 
@@ -187,7 +195,8 @@ def main() -> None:
         if reference and given.only and not any(part in name for part in given.only):
             continue
         settings = TrainSettings(data=given.data, keywords=given.keywords, cache=given.cache, **variant.options)
-        runs = [_run(variant, replace(settings, seed=seed), fold) for seed, fold in enumerate(folds(settings))]
+        with _later(variant.late, settings) as settings:
+            runs = [_run(variant, replace(settings, seed=seed), fold) for seed, fold in enumerate(folds(settings))]
         parameters, accuracies, unknown, seconds = zip(*runs, strict=True)
         reference = reference or list(accuracies)
         row = against(list(accuracies), reference)
@@ -213,6 +222,20 @@ def _run(variant: Variant, settings: TrainSettings, fold: Fold) -> tuple[int, fl
     right = predict(head, scored).argmax(axis=1) == scored.labels
     unknown = scored.labels == len(fold.labels) - 1
     return count_parameters(head), 100 * float(right.mean()), 100 * float(right[unknown].mean()), seconds
+
+
+@contextmanager
+def _later(seconds: float, settings: TrainSettings) -> Iterator[TrainSettings]:
+    """Settings under which clips are encoded with so much silence before them, in a cache of their own."""
+    if not seconds:
+        yield settings
+        return
+    silence = np.zeros(round(seconds * audio.SAMPLE_RATE), np.float32)
+    features.fit = lambda clip, samples: audio.fit(np.concatenate([silence, clip]), samples)
+    try:
+        yield replace(settings, cache=str(settings.cache_folder / f"late-{seconds}"))
+    finally:
+        features.fit = audio.fit
 
 
 def _less_mean(features: Features, speakers: list[str]) -> Features:

@@ -34,7 +34,7 @@ def prepared(wordflock: Wordflock, tiny_en: None) -> None:
     """The clips, encoded by a real encoder."""
     answer = wordflock.run(f"prepare {WORDS_OF_TINY_EN}")
     assert_done(answer)
-    assert answer.out == "200 clips ready: 35 frames of width 384, 5 MB\n"
+    assert answer.out == "200 clips ready: 12 frames of width 384, 2 MB\n"
 
 
 @pytest.fixture(scope="session")
