@@ -24,8 +24,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from wordflock.checkpoint import Checkpoint, get_weights, save_checkpoint
-from wordflock.features import FeatureStore, feature_spec
+from wordflock.features import FeatureStore, spec_of
 from wordflock.head import build_head
+from wordflock.settings import TrainSettings
 
 LABELS = ["yes", "no", "stop", "_silence_", "_unknown_"]
 ENCODER_WIDTH = 32
@@ -181,7 +182,7 @@ def write_rubbish(folder: Path) -> None:
     archive = Path(shutil.make_archive(str(folder / "whole"), "gztar", folder / "alone"))
     (folder / "cut.tar.gz").write_bytes(archive.read_bytes()[:-900])
 
-    spec = replace(feature_spec(str(folder / "encoder"), 0.4, "last", frame_pooling=6), encoder="encoder")
+    spec = replace(spec_of(TrainSettings(encoder=str(folder / "encoder"), window=0.4)), encoder="encoder")
     head = build_head("attentive", spec.frames, ENCODER_WIDTH, len(LABELS))
     about = {"mode": "train", "seed": 0, "epoch": 1, "validation_accuracy": 0.3}
     (folder / "runs/start").mkdir(parents=True)
