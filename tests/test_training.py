@@ -124,8 +124,10 @@ def test_without_balance_an_epoch_is_every_clip_once_in_another_order_each_time(
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_words_that_are_easily_told_apart_are_learned(kind: str) -> None:
-    before = evaluate_head(build_head(kind, FRAMES, WIDTH, LABELS), words(150, seed=1), NAMES)
-    after = evaluate_head(trained(kind, words(300), replace(RECIPE, learning_rate=0.01)), words(150, seed=1), NAMES)
+    noise = 0.3 if kind == "linear-mean" else 1.0  # which sees the first of the frames alone
+    heard, others = words(300, noise=noise), words(150, seed=1, noise=noise)
+    before = evaluate_head(build_head(kind, FRAMES, WIDTH, LABELS), others, NAMES)
+    after = evaluate_head(trained(kind, heard, replace(RECIPE, learning_rate=0.01)), others, NAMES)
     assert after.accuracy > 0.97
     assert after.loss < 0.6 < 0.9 < before.loss
 
