@@ -8,7 +8,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from wordflock.federation.messages import failure_of
-from wordflock.federation.roster import Client, collect
+from wordflock.federation.roster import Client, answers
 
 AT_A_TIME = 16  # clients whose sums the server holds together
 
@@ -25,10 +25,8 @@ def ask(
     for start in range(0, len(clients), AT_A_TIME):
         some = clients[start : start + AT_A_TIME]
         messages = [Message(requests[c], c.node, f"{MessageType.TRAIN}.{what}", ttl=seconds) for c in some]
-        came = collect(grid, messages, seconds, lambda nodes: f"for the {what} of {len(nodes)}")
-        replies = {reply.metadata.src_node_id: reply for reply in came}
-        for client in some:
-            reply = replies.get(client.node)
+        came = answers(grid, messages, seconds, lambda nodes: f"for the {what} of {len(nodes)}")
+        for client, reply in zip(some, came, strict=True):  # the first are worked on while others are at it
             if reply is None or reply.has_error():
                 refuse(client, "did not answer in time" if reply is None else failure_of(reply))
             else:
