@@ -9,7 +9,9 @@ Two messages: first `Moments`, from which the server makes the `Scale` that ever
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,14 +256,17 @@ def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solutio
     from threadpoolctl import threadpool_limits
 
     gram = sums.gram
-    solutions = []
-    # On one thread: several spin while they wait for one another, ten times as long on a busy machine, and the last
-    # digits would hang on how many there are.
-    with threadpool_limits(1, user_api="blas"):
-        for ridge in ridges:
-            # Sums in float16 may need a larger penalty than the least, for what was rounded is not positive definite.
-            with suppress(LinAlgError, ValueError):
-                solutions.append(_solve(gram, sums, scale, ridge))
+
+    def attempt(ridge: float) -> Solution | None:
+        # Sums in float16 may need a larger penalty than the least, for what was rounded is not positive definite.
+        with suppress(LinAlgError, ValueError):
+            return _solve(gram, sums, scale, ridge)
+        return None
+
+    # One thread for each penalty: several for one spin while they wait for one another, ten times as long on a busy
+    # machine, and the last digits would hang on how many there are.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        solutions = [solution for solution in pool.map(attempt, ridges) if solution]
     if not solutions:
         raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.")
     return min(solutions, key=lambda solution: solution.error)
