@@ -15,6 +15,7 @@ import pytest
 from flock import Started, free_port, random_encoder, tones
 
 from wordflock.checkpoint import load_checkpoint
+from wordflock.closed_form import SumsFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
@@ -69,6 +70,20 @@ def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -
     ours, theirs = (load_checkpoint(three.run(run) / "last.safetensors").weights for run in (name, f"{name}-plain"))
     for key, array in theirs.items():
         np.testing.assert_allclose(ours[key], array, atol=1e-3 * max(1.0, float(np.abs(array).max())))
+
+
+def test_clients_join_a_run_that_is_over_and_leave_it_again(three: Three) -> None:
+    """Only the total is kept, and not even that of any one client is ever seen."""
+    joined = [*KINDS["exact"], "--secure-sums", "--add-to", three.run("exact")]
+    left = [*KINDS["exact"], "--secure-sums", "--take-from", three.run("joined")]
+    for name, options in (("joined", joined), ("left", left)):
+        with three.server(name, *options) as server:
+            assert server.wait() == 0, server.output
+    before, twice, after = (SumsFolder(three.run(name) / "sums").read()[1] for name in ("exact", "joined", "left"))
+    np.testing.assert_array_equal(twice.counts, 2 * before.counts)
+    np.testing.assert_allclose(after.triangle, before.triangle, atol=1e-6)
+    ours, theirs = (load_checkpoint(three.run(run) / "best.safetensors").weights for run in ("exact", "left"))
+    np.testing.assert_allclose(ours["output.weight"], theirs["output.weight"], atol=1e-3)
 
 
 def test_private_rounds_keep_to_their_epsilon_through_a_resumption(three: Three) -> None:
