@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from wordflock.encoder import build_encoder, encode, load_encoder
+from wordflock.encoder import build_encoder
 from wordflock.errors import WordflockError
 from wordflock.features import feature_spec
-from wordflock.settings import PRECISIONS
+from wordflock.runtime import open_encoder
 from wordflock.weights import Dimensions
 
 SMALL = Dimensions(mels=80, width=32, layers=3, attention_heads=2, positions=1500)
@@ -156,10 +156,12 @@ def test_it_is_frozen(tensors):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_clip_has_the_same_bytes_whichever_clips_are_encoded_with_it(precision):
-    encoder = load_encoder(feature_spec("tiny.en", 1.4, "2+last", frame_pooling=2, precision=precision))
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32")]
+)
+def test_a_clip_has_the_same_bytes_whichever_clips_are_encoded_with_it(runtime, precision):
+    encode = open_encoder(feature_spec("tiny.en", 1.4, "2+last", frame_pooling=2, precision=precision, runtime=runtime))
     clips = np.random.default_rng(3).normal(0, 0.1, (7, 22_400)).astype(np.float32)
-    together = encode(encoder, clips)
+    together = encode(clips)
     for start, stop in ((0, 1), (1, 3), (3, 7), (6, 7)):
-        assert encode(encoder, clips[start:stop]).tobytes() == together[start:stop].tobytes()
+        assert encode(clips[start:stop]).tobytes() == together[start:stop].tobytes()

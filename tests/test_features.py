@@ -489,7 +489,7 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = weights.Dimensions(mels=80, width=32, layers=2, attention_heads=2, positions=60)
     tensors = {
         f"model.encoder.{name}": generator.normal(0, 0.2, shape).astype(np.float32)
-        for name, shape in weights._shapes(sizes)
+        for name, shape in weights.shapes(sizes)
     }
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "whisper", "encoder_attention_heads": 2}))

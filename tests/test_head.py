@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from wordflock.errors import WordflockError
-from wordflock.head import HEADS, LARGEST, Projection, build_head, count_parameters
+from wordflock.head import HEADS, LARGEST, build_head, count_parameters
+from wordflock.numpy_head import Projection
 
 FRAMES, WIDTH, LABELS = 9, 16, 5
 every_head = pytest.mark.parametrize("kind", HEADS)

@@ -159,7 +159,7 @@ def test_heads_are_64_wide_where_nothing_says_otherwise(saved: tuple[Path, Tenso
 
 def random_encoder(dimensions: Dimensions) -> dict[str, NDArray[Any]]:
     generator = np.random.default_rng(0)
-    shapes = weights._shapes(dimensions)
+    shapes = weights.shapes(dimensions)
     return {name: generator.normal(size=shape).astype(np.float16).astype(np.float32) for name, shape in shapes}
 
 

@@ -19,13 +19,15 @@ from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_
 from wordflock.closed_form import Moments, Sums, SumsFolder, solve
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
-from wordflock.head import Head, Projection, build_head, count_parameters
+from wordflock.head import Head, build_head, count_parameters
 from wordflock.metrics import Score
-from wordflock.prepare import Prepared, device, prepare
+from wordflock.numpy_head import Projection
+from wordflock.prepare import Prepared, prepare, settled
 from wordflock.privacy import PrivateSums, check_privacy, format_privacy
 from wordflock.progress import progress
 from wordflock.randomness import numpy_generator
 from wordflock.run import BEST, LAST, METRICS, Run
+from wordflock.runtime import device
 from wordflock.settings import HeadSettings, TrainSettings
 from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, predict, put_solution, train_epoch
 
@@ -41,6 +43,7 @@ def train(settings: TrainSettings) -> Path:
     check_privacy(settings)
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None
     prepared = prepare(settings)
+    settings = settled(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
     if settings.strategy == "exact":
@@ -184,8 +187,8 @@ def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, pr
     if before.labels != prepared.task.labels or spec != prepared.spec:
         raise WordflockError(
             f"{path} was trained for {','.join(before.labels)} on {before.spec.encoder}, window {before.spec.window}, "
-            f"frames pooled by {before.spec.frame_pooling}, layer {before.spec.layer} in {before.spec.precision}, "
-            "not for what is asked now; give the options it was trained with."
+            f"frames pooled by {before.spec.frame_pooling}, layer {before.spec.layer} in {before.spec.precision} "
+            f"by {before.spec.runtime}, not for what is asked now; give the options it was trained with."
         )
     try:
         set_weights(head, before.weights)

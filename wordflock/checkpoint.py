@@ -16,7 +16,8 @@ from wordflock.calibration import Calibration
 from wordflock.errors import WordflockError
 from wordflock.features import LONGEST_WINDOW, SHORTEST_WINDOW, FeatureSpec, names_layers
 from wordflock.files import load_tensors, save_tensors
-from wordflock.settings import PRECISIONS
+from wordflock.numpy_head import Projection, shapes
+from wordflock.settings import PRECISIONS, RUNTIMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,13 +40,17 @@ class Checkpoint:
     calibration: Calibration = field(default_factory=Calibration)
     random_features: int = 0  # of a clip, drawn from the seed under which the head was trained; 0: none
 
-    def build(self) -> Head:
-        """The head with its weights; its size was allowed when it was trained."""
-        from wordflock.head import Projection, build_head
+    @property
+    def projection(self) -> Projection | None:
+        """The random features' map, where there are any."""
+        return Projection(self.random_features, self.training["seed"]) if self.random_features else None
 
-        drawn = Projection(self.random_features, self.training["seed"]) if self.random_features else None
+    def build(self) -> Head:
+        """The head with its weights, to be trained on; its size was allowed when it was trained first."""
+        from wordflock.head import build_head
+
         sizes = self.head, self.spec.frames, self.width, len(self.labels)
-        head = build_head(*sizes, seed=None, allow_large=True, projection=drawn)
+        head = build_head(*sizes, seed=None, allow_large=True, projection=self.projection)
         set_weights(head, self.weights)
         return head
 
@@ -67,10 +72,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         about["calibration"] = Calibration(**about["calibration"])
         checkpoint = Checkpoint(weights=weights, **about)
         _check(checkpoint)
-        checkpoint.build()
     except WordflockError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WordflockError(f"{path} is not a checkpoint of Wordflock; give a best.safetensors of a run.") from error
     if not all(np.isfinite(array).all() for array in weights.values()):
         raise WordflockError(f"The checkpoint {path} has weights that are not finite numbers; take an earlier one.")
@@ -78,7 +82,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Raises TypeError or ValueError where the metadata could not have been written by us."""
+    """Raises KeyError, TypeError or ValueError where we could not have written this."""
     spec, labels = checkpoint.spec, checkpoint.labels
     kinds = [
         (checkpoint.width, int),
@@ -102,15 +106,19 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
-    drawn = checkpoint.random_features
-    if drawn and (drawn, type(checkpoint.training["seed"])) != (checkpoint.weights["output.weight"].shape[1], int):
-        raise ValueError(f"no head has {drawn} random features")  # said before a map of that size is drawn
+    if checkpoint.random_features and (checkpoint.head, type(checkpoint.training["seed"])) != ("normalized", int):
+        raise ValueError(f"no head {checkpoint.head} has random features")
     if spec.frame_pooling < 1:
         raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
     if spec.precision not in PRECISIONS:
         raise ValueError(f"no encoder computes in {spec.precision}")
+    if spec.runtime not in RUNTIMES:
+        raise ValueError(f"no encoder is computed by {spec.runtime}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
         raise TypeError("weights are not float32")
+    theirs = shapes(checkpoint.head, spec.frames, checkpoint.width, len(labels), checkpoint.projection)
+    if {name: array.shape for name, array in checkpoint.weights.items()} != theirs:
+        raise ValueError("weights of another head")
 
 
 def get_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:

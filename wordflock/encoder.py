@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wordflock.errors import WordflockError
-from wordflock.features import FRAMES_PER_SECOND, FeatureSpec
+from wordflock.features import FeatureSpec, highest_layer, merged_frames, weights_for
 from wordflock.spectrogram import log_mel
-from wordflock.weights import Dimensions, Source, find, load
+from wordflock.weights import Dimensions, Source
 
 
 class Encoder(nn.Module):
@@ -45,13 +44,11 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(dimensions.positions, width))
         self.wanted, self.pooled = layer.split("+"), pooled
-        self.merged = 2 if frame_pooling % 2 == 0 else 1  # frames that are one from the first layer on
+        self.merged = merged_frames(frame_pooling)
         self.frame_pooling = frame_pooling // self.merged
         self.in_bfloat16 = precision == "bfloat16"
-        depths = [dimensions.layers if part == "last" else int(part) for part in self.wanted]
-        if min(depths) < 1 or max(depths) > dimensions.layers:
-            raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and not all of {layer}.")
-        self.layers = nn.ModuleList(Layer(width, dimensions.attention_heads) for _ in range(max(depths)))
+        depth = highest_layer(layer, dimensions)
+        self.layers = nn.ModuleList(Layer(width, dimensions.attention_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width) if "last" in self.wanted else nn.Identity()
 
     def forward(self, log_mel: Tensor) -> Tensor:
@@ -122,14 +119,9 @@ class Layer(nn.Module):
 def load_encoder(spec: FeatureSpec, source: Source | None = None) -> Encoder:
     """The encoder that makes the features of a spec, from wherever its weights are: `source`, where they were found.
 
-    Raises WordflockError for a window that is longer than it can see.
+    Raises WordflockError as `weights_for` does.
     """
-    dimensions, tensors = load(source or find(spec.encoder))
-    if spec.window * FRAMES_PER_SECOND > dimensions.positions:
-        raise WordflockError(
-            f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "
-            f"take a shorter --window than {spec.window}."
-        )
+    dimensions, tensors = weights_for(spec, source)
     return build_encoder(dimensions, tensors, spec.layer, spec.pooled, spec.frame_pooling, spec.precision)
 
 

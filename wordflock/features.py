@@ -29,12 +29,14 @@ from wordflock.audio import SAMPLE_RATE, fit
 from wordflock.data import read_samples
 from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
-from wordflock.processor import fastest_precision
+from wordflock.processor import computes_bfloat16
 from wordflock.progress import progress
 from wordflock.settings import POOLED_HEADS, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from wordflock.weights import Dimensions, Source
 
 BATCH_FRAMES = 1_120  # 16 clips of 1.4 s: more of them fall out of the processor's cache and take longer each
 CUDA_BYTES_A_FRAME = 200_000  # of the encoder's work, at most; chosen on paper, as no GPU was at hand
@@ -56,6 +58,7 @@ class FeatureSpec:
     pooled: bool = False  # over the frames: their mean and standard deviation in place of two frames
     frame_pooling: int = 1  # neighbouring frames that become one (see encoder.py); the last of a clip may be of fewer
     precision: str = "float32"  # in which the encoder computes; what is stored is float16 in any case
+    runtime: str = "torch"  # which computes it, to the same digits but the last
 
     @property
     def frames(self) -> int:
@@ -64,27 +67,37 @@ class FeatureSpec:
 
     @property
     def kind(self) -> str:
-        """What a head must know of features to work on them. Precision is no part of it: heads are as often right on
-        features of another one (docs/performance.md), so devices of one federation may have unlike processors."""
-        merged = "2x" if self.frame_pooling % 2 == 0 else ""
-        frames = f"-by{merged}{self.frame_pooling // (2 if merged else 1)}" if self.frame_pooling > 1 else ""
+        """What a head must know of features to work on them. Precision and runtime are no part of it: heads are as
+        often right on features of other ones (docs/performance.md), so one federation may have unlike processors."""
+        merged = merged_frames(self.frame_pooling)
+        frames = f"-by{'2x' if merged == 2 else ''}{self.frame_pooling // merged}" if self.frame_pooling > 1 else ""
         pooling = frames + "-pooled" * self.pooled
         return f"{self.fingerprint[:16]}-{self.window:.2f}s-{self.layer}{pooling}"
 
     @property
     def folder(self) -> str:
         """The store's folder below the cache."""
-        return self.kind if self.precision == "float32" else f"{self.kind}-{self.precision}"
+        way = f"-{self.precision}" * (self.precision != "float32") + f"-{self.runtime}" * (self.runtime != "torch")
+        return self.kind + way
 
     def here(self) -> FeatureSpec:
         """These features as this machine makes them: not in bfloat16 where the processor would have to imitate it."""
-        return replace(self, precision="float32") if fastest_precision() == "float32" else self
+        return self if computes_bfloat16() else replace(self, precision="float32")
+
+
+def merged_frames(frame_pooling: int) -> int:
+    """How many neighbouring frames become one after the encoder's first layer already, of those that do in the end."""
+    return 2 if frame_pooling % 2 == 0 else 1
 
 
 def spec_of(settings: Settings) -> FeatureSpec:
-    """The spec of the features that the settings ask for. Raises WordflockError as `feature_spec` does."""
-    pooled, precision = settings.head in POOLED_HEADS, settings.precision
-    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, settings.frame_pooling, precision)
+    """The spec of the features that the settings ask for, in the way that is fastest on this machine where they leave
+    it open. Raises WordflockError as `feature_spec` and `choose_way` do."""
+    from wordflock.runtime import choose_way
+
+    runtime, precision = choose_way(settings)
+    pooled, by = settings.head in POOLED_HEADS, settings.frame_pooling
+    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, by, precision, runtime)
 
 
 def feature_spec(
@@ -94,6 +107,7 @@ def feature_spec(
     pooled: bool = False,
     frame_pooling: int = 1,
     precision: str = "float32",
+    runtime: str = "torch",
 ) -> FeatureSpec:
     """The spec of an encoder's features; finds the encoder, but does not load it.
 
@@ -110,8 +124,33 @@ def feature_spec(
         )
     frames = round(window * FRAMES_PER_SECOND)
     # The pooling over all frames leaves nothing for that of neighbours to do, but after the first layer.
-    by = (2 if frame_pooling % 2 == 0 else 1) if pooled else frame_pooling
-    return FeatureSpec(encoder, find(encoder).fingerprint, frames / FRAMES_PER_SECOND, layer, pooled, by, precision)
+    by = merged_frames(frame_pooling) if pooled else frame_pooling
+    fingerprint, window = find(encoder).fingerprint, frames / FRAMES_PER_SECOND
+    return FeatureSpec(encoder, fingerprint, window, layer, pooled, by, precision, runtime)
+
+
+def weights_for(spec: FeatureSpec, source: Source | None = None) -> tuple[Dimensions, dict[str, NDArray[np.float32]]]:
+    """The sizes and the tensors of a spec's encoder, from wherever they are: `source`, where they were found.
+
+    Raises WordflockError for a window that is longer than it can see.
+    """
+    from wordflock.weights import find, load
+
+    dimensions, tensors = load(source or find(spec.encoder))
+    if spec.window * FRAMES_PER_SECOND > dimensions.positions:
+        raise WordflockError(
+            f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "
+            f"take a shorter --window than {spec.window}."
+        )
+    return dimensions, tensors
+
+
+def highest_layer(layer: str, dimensions: Dimensions) -> int:
+    """The last layer that has to be computed. Raises WordflockError where the encoder does not have all of them."""
+    depths = [dimensions.layers if part == "last" else int(part) for part in layer.split("+")]
+    if min(depths) < 1 or max(depths) > dimensions.layers:
+        raise WordflockError(f"The encoder has layers 1 to {dimensions.layers}, and not all of {layer}.")
+    return max(depths)
 
 
 def names_layers(layer: str) -> bool:
@@ -192,15 +231,15 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    from wordflock.encoder import encode, load_encoder
+    from wordflock.runtime import open_encoder
 
-    encoder = load_encoder(store.spec).to(device)
+    encode = open_encoder(store.spec, device)
     samples = round(store.spec.window * SAMPLE_RATE)
     together = batch_size(store.spec, device)
 
     def encoded(batch: NDArray[np.float32]) -> NDArray[np.float16]:
         torch.set_num_threads(1)
-        return encode(encoder, batch, device)
+        return encode(batch)
 
     # A thread a core, each with batches of its own: they never wait for one another, as the threads inside torch and
     # numpy do (numpy's spin while they wait), and the features do not depend on how many there are.

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
-from wordflock.randomness import numpy_generator
+from wordflock.numpy_head import ATTENTION, CHANNELS, HIDDEN, LEAST_VARIANCE, Projection
 from wordflock.settings import HEADS
 
 LARGEST = 800_000  # parameters
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Random features: linear ones, drawn from a seed. Nobody trains, sends or stores the map, for all can draw it."""
-
-    size: int
-    seed: int
-
-    def matrix(self, width: int) -> NDArray[np.float32]:
-        """The map, shape (width, size); it leaves norms about as they are (Johnson & Lindenstrauss 1984)."""
-        return _gaussian(self.seed, width, self.size)
-
-
-@lru_cache(maxsize=2)
-def _gaussian(seed: int, width: int, size: int) -> NDArray[np.float32]:
-    generator = numpy_generator(seed, "random features", width, size)
-    return generator.standard_normal((width, size), dtype=np.float32) / np.float32(math.sqrt(size))
 
 
 def build_head(
@@ -109,7 +87,7 @@ class AttentiveHead(Head):
     The attention starts at zero: an untrained head pools the plain mean and standard deviation over the frames.
     """
 
-    def __init__(self, frames: int, width: int, labels: int, hidden: int = 128) -> None:
+    def __init__(self, frames: int, width: int, labels: int, hidden: int = ATTENTION) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, hidden)
@@ -123,7 +101,7 @@ class AttentiveHead(Head):
         weighted = weight * x
         mean = weighted.sum(dim=1)
         variance = (weighted * x).sum(dim=1) - mean.square()
-        return torch.cat([mean, variance.clamp_min(1e-5).sqrt()], dim=1)
+        return torch.cat([mean, variance.clamp_min(LEAST_VARIANCE).sqrt()], dim=1)
 
 
 class ConvolutionHead(Head):
@@ -132,7 +110,7 @@ class ConvolutionHead(Head):
     Over the whole 30 s window and 12 labels it has 781,964 parameters.
     """
 
-    def __init__(self, frames: int, width: int, labels: int, channels: int = 128) -> None:
+    def __init__(self, frames: int, width: int, labels: int, channels: int = CHANNELS) -> None:
         super().__init__()
         self.mix = nn.Conv1d(frames, channels, kernel_size=1)
         self.output = nn.Linear(channels * width, labels)
@@ -144,7 +122,7 @@ class ConvolutionHead(Head):
 class MeanHead(Head):
     """The mean over the frames, then a perceptron with one hidden layer: the smallest thing that works."""
 
-    def __init__(self, frames: int, width: int, labels: int, hidden: int = 256) -> None:
+    def __init__(self, frames: int, width: int, labels: int, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, hidden)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from wordflock.data import load_clips
 from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.errors import WordflockError
 from wordflock.features import Features, FeatureSpec, encode_clips, gathered, spec_of, with_variants
+from wordflock.runtime import device
 from wordflock.settings import DataSettings, Settings
 from wordflock.task import Examples, Task, choose_task, examples
 
 SYNTHETIC = "synthetic"
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ def prepare(
     return Prepared(table, task, spec, chosen, features)
 
 
+def settled(settings: AnySettings, prepared: Prepared) -> AnySettings:
+    """The settings with the way in which the features were made, where they left it open: files tell what was used."""
+    return replace(settings, runtime=prepared.spec.runtime, precision=prepared.spec.precision)
+
+
 def encode_all(settings: Settings) -> None:
     """Encode the clips of every split that has any, and say what there is."""
     table = load_table(settings)
@@ -83,12 +92,3 @@ def load_table(settings: DataSettings) -> ClipTable:
     return load_clips(
         source, cache=settings.cache_folder, speaker_pattern=settings.speaker_pattern, table=settings.table
     )
-
-
-def device(settings: DataSettings) -> str:
-    """The device to compute on. Raises WordflockError for a CUDA device that is not there."""
-    import torch
-
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise WordflockError("--device cuda finds no CUDA device that torch can use; take --device cpu.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device

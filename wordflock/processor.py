@@ -1,4 +1,4 @@
-"""What this machine's processor is called, and what it computes fast."""
+"""What this machine's processor is called, and what it computes in."""
 
 from __future__ import annotations
 
@@ -22,13 +22,10 @@ def processor_name() -> str:
 
 
 @lru_cache(maxsize=1)
-def fastest_precision() -> str:
-    """The numbers in which the encoder is fastest: "bfloat16" where the processor multiplies matrices of them.
-
-    By the processor's kind and not by a measurement: machines of one kind must agree on a clip's features, busy or not.
-    """
+def computes_bfloat16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16, and need not imitate it."""
     flags = next((value.split() for key, value in _cpuinfo() if key == "flags"), [])
-    return "float32" if BFLOAT16_FLAGS.isdisjoint(flags) else "bfloat16"
+    return not BFLOAT16_FLAGS.isdisjoint(flags)
 
 
 def _cpuinfo() -> list[tuple[str, str]]:

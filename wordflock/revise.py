@@ -25,8 +25,9 @@ from wordflock.errors import WordflockError
 from wordflock.features import FeatureSpec, encode_clips
 from wordflock.files import write_atomically
 from wordflock.head import Head
-from wordflock.prepare import device, load_table, prepare
+from wordflock.prepare import load_table, prepare
 from wordflock.run import BEST, LAST
+from wordflock.runtime import device
 from wordflock.settings import DataSettings, FederationSettings, HeadSettings, TrainSettings
 from wordflock.task import UNKNOWN, Task
 from wordflock.training import layer, pool

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from wordflock.errors import WordflockError
-from wordflock.processor import fastest_precision
 
 HEADS = ("attentive", "convolution", "mean", "linear", "linear-mean", "normalized")
 POOLED_HEADS = ("linear", "linear-mean", "normalized")  # which work on frames pooled before they are stored
 PRECISIONS = ("float32", "bfloat16")
+RUNTIMES = ("torch", "onnxruntime")
 # Values for options that are not given, by the name of a recipe.
 RECIPES: dict[str, dict[str, Any]] = {
     "wordflock": {},
@@ -22,6 +22,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "layer": "last",
         "frame_pooling": 1,
         "precision": "float32",
+        "runtime": "torch",
         "head": "convolution",
         "batch_size": 8,
         "learning_rate": 1e-3,
@@ -32,6 +33,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "local_epochs": 1,
     },
 }
+
+
+def default_cache() -> Path:
+    """Where things are kept that can be made again, unless --cache says otherwise."""
+    return Path.home() / ".cache" / "wordflock"
 
 
 def option(
@@ -68,7 +74,7 @@ class DataSettings:
     @property
     def cache_folder(self) -> Path:
         """The cache, with the default filled in."""
-        return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "wordflock"
+        return Path(self.cache).expanduser() if self.cache else default_cache()
 
     def as_config(self) -> dict[str, str | int | float | bool]:
         """Flat, with dashes, "" for what is not set: the form of config.toml and of Flower's run configuration."""
@@ -121,8 +127,13 @@ class Settings(DataSettings):
     )
     precision: str = option(
         "auto",
-        "Numbers that the encoder computes in. auto is bfloat16 where the processor computes in it, which is faster.",
+        "Numbers that the encoder computes in. auto is what is fastest here; bfloat16 only where the processor has it.",
         choices=("auto", *PRECISIONS),
+    )
+    runtime: str = option(
+        "auto",
+        "What computes the encoder. auto is what is fastest here, measured once.",
+        choices=("auto", *RUNTIMES),
     )
     head: str = option(
         "auto",
@@ -140,8 +151,6 @@ class Settings(DataSettings):
             object.__setattr__(self, "head", "normalized" if normalized else "linear" if exact else "attentive")
         if self.layer == "auto":
             object.__setattr__(self, "layer", "2+3+last" if self.head in POOLED_HEADS else "last")
-        if self.precision == "auto":
-            object.__setattr__(self, "precision", fastest_precision())
         super().__post_init__()
 
     @property

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wordflock.audio import SAMPLE_RATE, fit, read_clip
+from wordflock.calibration import probabilities
 from wordflock.checkpoint import Checkpoint, load_checkpoint
 from wordflock.data.clips import SPLITS
 from wordflock.errors import WordflockError
 from wordflock.metrics import Score
-from wordflock.prepare import device, prepare
+from wordflock.numpy_head import logits
+from wordflock.prepare import prepare
+from wordflock.runtime import device, open_encoder
 from wordflock.settings import DataSettings, Settings
 from wordflock.task import SILENCE, UNKNOWN, Task
 
@@ -47,24 +51,21 @@ def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
 def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, float]]:
     """The file, the most probable label and its probability, for each audio file.
 
-    A keyword that is less probable than the checkpoint's threshold is `_unknown_` instead.
+    A keyword that is less probable than the checkpoint's threshold is `_unknown_` instead. Without torch, whatever the
+    head was trained with, for that takes longer to load than all of this.
     """
-    import torch
-
-    from wordflock.encoder import encode, load_encoder
-
     checkpoint = load_checkpoint(path)
     source = same_encoder(checkpoint, path)
     clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
-    encoder, head = load_encoder(checkpoint.spec.here(), source), checkpoint.build().eval()
-    samples = round(checkpoint.spec.window * SAMPLE_RATE)
+    encode = open_encoder(replace(checkpoint.spec, precision="float32", runtime="onnxruntime"), source=source)
+    samples, calibration = round(checkpoint.spec.window * SAMPLE_RATE), checkpoint.calibration
     for file, clip in zip(files, clips, strict=True):
-        with torch.inference_mode():
-            features = torch.from_numpy(encode(encoder, fit(clip, samples)[np.newaxis])).float()
-            shares = torch.softmax(head(features) / checkpoint.calibration.temperature, dim=1)[0]
+        features = encode(fit(clip, samples)[np.newaxis]).astype(np.float32)
+        answer = logits(checkpoint.head, checkpoint.weights, features, checkpoint.projection)
+        shares = probabilities(answer / np.float32(calibration.temperature))[0]
         best = int(shares.argmax())
         label, sure = checkpoint.labels[best], float(shares[best])
-        yield file, UNKNOWN if sure < checkpoint.calibration.threshold and label != SILENCE else label, sure
+        yield file, UNKNOWN if sure < calibration.threshold and label != SILENCE else label, sure
 
 
 def same_encoder(checkpoint: Checkpoint, path: str) -> Source:

@@ -390,7 +390,7 @@ def _checked(dimensions: Dimensions, tensors: dict[str, NDArray[Any]]) -> dict[s
     alike, which softmax does not notice.
     """
     checked = {}
-    for name, shape in _shapes(dimensions):
+    for name, shape in shapes(dimensions):
         if name not in tensors:
             raise _Fault(f"the tensor {name} is missing")
         tensor = tensors[name]
@@ -402,7 +402,8 @@ def _checked(dimensions: Dimensions, tensors: dict[str, NDArray[Any]]) -> dict[s
     return checked
 
 
-def _shapes(dimensions: Dimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
+def shapes(dimensions: Dimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of an encoder, as `load` returns them, and their shapes."""
     width = dimensions.width
     yield from _pair("conv1", width, dimensions.mels, 3)
     yield from _pair("conv2", width, width, 3)

@@ -26,7 +26,8 @@ from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device
 from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import config_of, content, half_update, labels_of, weights_of
-from wordflock.head import Head, Projection, build_head
+from wordflock.head import Head, build_head
+from wordflock.numpy_head import Projection
 from wordflock.privacy import PrivateSums
 from wordflock.processor import processor_name
 from wordflock.randomness import numpy_generator

@@ -60,7 +60,8 @@ def prepare_device(settings: ClientSettings) -> Path:
     """
     from wordflock.features import encode_clips, spec_of, with_variants
     from wordflock.partition import hold_back
-    from wordflock.prepare import device, load_table
+    from wordflock.prepare import load_table
+    from wordflock.runtime import device
     from wordflock.task import examples
 
     if not settings.data:

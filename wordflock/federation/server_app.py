@@ -25,6 +25,7 @@ from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head import count_parameters
 from wordflock.metrics import Score
+from wordflock.prepare import settled
 from wordflock.privacy import Releases, check_privacy, format_privacy, rounds_report
 from wordflock.progress import progress
 from wordflock.run import Run
@@ -60,6 +61,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     mode = "server" if devices else "simulate"
     started = time.perf_counter()
     prepared = server_side(settings) if isinstance(settings, ServerSettings) else federation(settings).prepared
+    settings = settled(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
     labels, validation = prepared.task.labels, prepared.features["validation"]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wordflock.encoder import build_encoder, encode
+from wordflock.errors import WordflockError
+from wordflock.features import FeatureSpec
+from wordflock.onnx_encoder import build_session
+from wordflock.onnx_encoder import encode as encode_with
+from wordflock.weights import Dimensions, shapes
+
+SMALL = Dimensions(mels=80, width=32, layers=3, attention_heads=2, positions=100)
+
+
+def random_weights(dimensions: Dimensions = SMALL) -> dict[str, NDArray[np.float32]]:
+    """Weights far from a start near zero, so that every part shows."""
+    generator = np.random.default_rng(0)
+    return {name: generator.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes(dimensions)}
+
+
+def noise(seconds: float, clips: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(0, 0.1, (clips, round(seconds * 16_000))).astype(np.float32)
+
+
+@pytest.mark.parametrize("window", [0.2, 0.62, 1.4, 2.0])
+@pytest.mark.parametrize(
+    ("layer", "pooled", "frame_pooling"),
+    [
+        ("last", False, 1),
+        ("last", False, 6),
+        ("2", False, 5),
+        ("1+3+last", False, 4),
+        ("2+last", True, 1),
+        ("last", True, 2),
+    ],
+)
+def test_it_is_torch_s_encoder_again(window: float, layer: str, pooled: bool, frame_pooling: int) -> None:
+    spec, tensors = FeatureSpec("", "", window, layer, pooled, frame_pooling), random_weights()
+    theirs = encode(build_encoder(SMALL, tensors, layer, pooled, frame_pooling), noise(window))
+    ours = encode_with(build_session(spec, SMALL, tensors), noise(window))
+    assert ours.shape == theirs.shape and ours.dtype == np.float16
+    assert theirs.astype(np.float32).std() > 0.1
+    np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), rtol=2e-3, atol=2e-3)
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(WordflockError, match=r"^The encoder has layers 1 to 3, and not all of 2\+4\.$"):
+        build_session(FeatureSpec("", "", 1.0, "2+4"), SMALL, random_weights())
+
+
+def test_threads_may_share_it() -> None:
+    session, clips = build_session(FeatureSpec("", "", 1.0, "last"), SMALL, random_weights()), noise(1.0, 24)
+    alone = encode_with(session, clips)
+    with ThreadPoolExecutor(4) as pool:
+        shared = list(pool.map(lambda clip: encode_with(session, clip[np.newaxis]), clips))
+    assert np.concatenate(shared).tobytes() == alone.tobytes()
+
+
+def test_it_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from wordflock.features import feature_spec\n"
+        "from wordflock.runtime import open_encoder\n"
+        "import numpy as np\n"
+        "encode = open_encoder(feature_spec('tiny.en', 1.0, 'last', runtime='onnxruntime'))\n"
+        "assert encode(np.zeros((2, 16_000), np.float32)).shape == (2, 50, 384)\n"
+        "print(*sys.modules)"
+    )
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "scipy"} & set(modules)
