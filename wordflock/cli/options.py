@@ -67,6 +67,10 @@ def one_sentence() -> Iterator[None]:
         _end(f"Interrupted; what was finished is kept{f': {interrupt}' if interrupt.args else ''}.", INTERRUPTED)
     except BrokenPipeError:
         raise typer.Exit(FAILED) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "wordflock").startswith("wordflock"):
+            raise  # a fault of ours
+        _end(f"Error: This needs {error.name}, which is not installed; pip install 'wordflock[train]'.", USERS_MISTAKE)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _end("Error: The disk is full; make room and run again: what was finished is kept.", USERS_MISTAKE)
