@@ -36,7 +36,6 @@ from wordflock.features import (
     gathered,
     with_variants,
 )
-from wordflock.settings import PRECISIONS
 
 SPEC = FeatureSpec("small", "ab" * 32, 0.2, "last")
 WIDTH = 8
@@ -631,13 +630,20 @@ def test_a_variant_is_the_encoder_s_of_the_varied_clip(
     assert x[0].allclose(x[1], rtol=2e-3, atol=2e-3)
 
 
-def test_precisions_have_a_store_each(
+def test_precisions_and_runtimes_have_a_store_each(
     encoder_file: Path, recordings: list[Clip], counted: list[str], tmp_path: Path
 ) -> None:
-    specs = [feature_spec(str(encoder_file), 0.3, "last", precision=precision) for precision in PRECISIONS]
-    exact, near = (encode_clips(recordings, [0] * 22, spec, tmp_path, "cpu").batch(np.arange(22))[0] for spec in specs)
-    assert len(counted) == 44 and len(list((tmp_path / "features").iterdir())) == 2
-    assert 0 < (exact - near).norm() / exact.norm() < 0.02
+    ways = [("float32", "torch"), ("float32", "onnxruntime"), ("bfloat16", "torch")]
+    specs = [
+        feature_spec(str(encoder_file), 0.3, "last", precision=precision, runtime=runtime)
+        for precision, runtime in ways
+    ]
+    exact, again, near = (
+        encode_clips(recordings, [0] * 22, spec, tmp_path, "cpu").batch(np.arange(22))[0] for spec in specs
+    )
+    assert len(counted) == 66 and len(list((tmp_path / "features").iterdir())) == 3
+    assert len({spec.kind for spec in specs}) == 1
+    assert (exact - again).norm() / exact.norm() < 1e-3 < (exact - near).norm() / exact.norm() < 0.02
 
 
 def test_a_window_that_is_longer_than_the_encoder_sees_is_refused(

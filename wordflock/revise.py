@@ -111,12 +111,11 @@ def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head)
     Raises WordflockError where the settings, features and untrained head are not such that the sums go together.
     """
     run = _open(folder)
-    theirs = replace(run.checkpoint.spec, encoder=spec.encoder)  # the same one may go by another path
     seed = run.checkpoint.training.get("seed")
     body = {name: array for name, array in get_weights(head).items() if not name.startswith("output.")}
     if (
         (run.checkpoint.head, run.checkpoint.random_features) != (settings.head, settings.random_features)
-        or theirs != spec
+        or run.checkpoint.spec.kind != spec.kind
         or (settings.random_features and seed != settings.seed)
         or any(not np.array_equal(array, run.checkpoint.weights[name]) for name, array in body.items())
     ):

@@ -29,7 +29,7 @@ GAIN = 0.9  # of another way's time: who gains less is not preferred, for machin
 # What is timed: two layers of the smallest Whisper, over a batch of clips of the usual window.
 TIMED = Dimensions(mels=80, width=384, layers=2, attention_heads=6)
 TIMED_SPEC = FeatureSpec("", "", 1.4, "last", frame_pooling=6)
-TIMED_CLIPS, TIMES = 16, 6
+TIMED_CLIPS, TIMES = 8, 4
 
 
 def open_encoder(spec: FeatureSpec, device: str = "cpu", source: Source | None = None) -> Encode:
