@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wordflock.calibration import Calibration
 from wordflock.metrics import score, wilson_interval
+from wordflock.task import SILENCE, UNKNOWN
 
 quickly = settings(max_examples=40)
 proportions = st.integers(1, 10**6).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
@@ -40,6 +42,19 @@ def test_the_score_is_what_sklearn_makes_of_it(clips: int, labels: int, seed: in
     assert [np.nan if value is None else value for value in ours.recall.values()] == pytest.approx(recall, nan_ok=True)
     assert (ours.clips, ours.labels, ours.parameters) == (clips, names, 7)
     assert ours.interval == wilson_interval(round(ours.accuracy * clips), clips)
+
+
+def test_what_is_answered_with_a_threshold_is_scored_as_well() -> None:
+    labels, truth = ["yes", SILENCE, UNKNOWN], np.array([0, 0, 1, 2, 2, 2])
+    shares = [[0.9, 0.0, 0.1], [0.6, 0.0, 0.4], [0.1, 0.6, 0.3], [0.6, 0.0, 0.4], [0.9, 0.0, 0.1], [0.1, 0.1, 0.8]]
+    logits = 3 * np.log(np.array(shares, np.float32) + 1e-6)
+    plain, careful = score(logits, truth, labels, 0), score(logits, truth, labels, 0, Calibration(3.0, 0.7))
+    assert plain.answered_accuracy == plain.accuracy == careful.accuracy == pytest.approx(4 / 6)
+    assert plain.answered_recall == plain.recall == careful.recall
+    assert careful.answered_recall == {"yes": 0.5, SILENCE: 1.0, UNKNOWN: pytest.approx(2 / 3)}
+    assert (careful.threshold, careful.answered_accuracy) == (0.7, pytest.approx(4 / 6))
+    without = score(logits[:2, :2], truth[:2], labels[:2], 0, Calibration(3.0, 1.0))  # no label for what is refused
+    assert (without.accuracy, without.answered_accuracy) == (1.0, 0.0)
 
 
 def test_the_loss_of_a_head_that_is_very_sure_is_exact() -> None:

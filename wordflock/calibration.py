@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wordflock.task import SILENCE, UNKNOWN
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -44,6 +47,20 @@ def _temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float
         expected = (probabilities(logits / np.float32(middle)) * logits).sum(axis=1).mean()
         low, high = (middle, high) if expected > right else (low, middle)
     return low
+
+
+def answers(
+    logits: NDArray[np.float32], labels: Sequence[str], calibration: Calibration
+) -> tuple[list[str], NDArray[np.float64]]:
+    """What to say of clips, and how probable their most probable labels are.
+
+    A keyword that is less probable than the threshold is not believed, and becomes `_unknown_`.
+    """
+    shares = probabilities(logits / np.float32(calibration.temperature))
+    named, sure = [labels[best] for best in shares.argmax(axis=1)], shares.max(axis=1)
+    believed = sure >= calibration.threshold
+    said = [name if yes or name == SILENCE else UNKNOWN for name, yes in zip(named, believed, strict=True)]
+    return said, sure
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -167,9 +167,7 @@ def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, m
     for split in ("validation", "test"):
         if not len(prepared.features[split]):
             continue  # a server of real devices need not have any clips
-        score = evaluate_head(
-            head, prepared.features[split], best.labels, device=where, temperature=best.calibration.temperature
-        )
+        score = evaluate_head(head, prepared.features[split], best.labels, device=where, calibration=best.calibration)
         metrics = {**metrics, split: score.as_json()}
         low, high = score.interval
         if split == "test":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.calibration import calibration_error, cross_entropy
+from wordflock.calibration import Calibration, answers, calibration_error, cross_entropy
+
+UNCALIBRATED = Calibration()
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,48 @@ class Score:
     confusion: list[list[int]]  # rows: the true label; columns: the predicted one
     labels: list[str]
     parameters: int
+    threshold: float = 0.0  # the checkpoint's, below which a keyword is not believed
+    answered_accuracy: float = 0.0  # of what is answered with it
+    answered_recall: dict[str, float | None] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The object that `evaluate --json` prints and metrics.json holds."""
         return asdict(self)
 
 
-def score(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: list[str], parameters: int) -> Score:
-    """Score logits of shape (clips, labels) against the true labels, shape (clips,)."""
+def score(
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    labels: list[str],
+    parameters: int,
+    calibration: Calibration = UNCALIBRATED,
+) -> Score:
+    """Score logits of shape (clips, labels), read as the calibration says, against the true labels, shape (clips,)."""
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
     np.add.at(confusion, (truth, logits.argmax(axis=1)), 1)
     correct, clips = int(np.trace(confusion)), len(truth)
-    totals = confusion.sum(axis=1)
-    recall = {label: float(confusion[i, i] / totals[i]) if totals[i] else None for i, label in enumerate(labels)}
+    said, _ = answers(logits, labels, calibration)
+    right = np.array([labels[true] == word for true, word in zip(truth, said, strict=True)])
+    logits = logits / np.float32(calibration.temperature)
     return Score(
         accuracy=correct / clips,
         interval=wilson_interval(correct, clips),
         clips=clips,
         loss=cross_entropy(logits, truth),
         calibration_error=calibration_error(logits, truth),
-        recall=recall,
+        recall=_recall(logits.argmax(axis=1) == truth, truth, labels),
         confusion=confusion.tolist(),
         labels=labels,
         parameters=parameters,
+        threshold=calibration.threshold,
+        answered_accuracy=float(right.mean()),
+        answered_recall=_recall(right, truth, labels),
     )
+
+
+def _recall(right: NDArray[np.bool_], truth: NDArray[np.int64], labels: list[str]) -> dict[str, float | None]:
+    by_label = [right[truth == index] for index in range(len(labels))]
+    return {label: float(those.mean()) if len(those) else None for label, those in zip(labels, by_label, strict=True)}
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wordflock.adamw import AdamW
+from wordflock.calibration import Calibration
 from wordflock.closed_form import Solution
 from wordflock.features import Features
 from wordflock.head import Head, count_parameters
-from wordflock.metrics import Score, score
+from wordflock.metrics import UNCALIBRATED, Score, score
 from wordflock.settings import HeadSettings
 
 EVALUATION_BATCH = 128
@@ -128,11 +129,16 @@ def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) ->
 
 
 def evaluate_head(
-    head: nn.Module, features: Features, labels: list[str], *, device: str = "cpu", temperature: float = 1.0
+    head: nn.Module,
+    features: Features,
+    labels: list[str],
+    *,
+    device: str = "cpu",
+    calibration: Calibration = UNCALIBRATED,
 ) -> Score:
     """Score a head on features."""
-    logits = predict(head, features, device=device) / np.float32(temperature)
-    return score(logits, features.labels, labels, count_parameters(head))
+    logits = predict(head, features, device=device)
+    return score(logits, features.labels, labels, count_parameters(head), calibration)
 
 
 def predict(head: nn.Module, features: Features, *, device: str = "cpu") -> NDArray[np.float32]:

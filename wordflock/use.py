@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wordflock.audio import SAMPLE_RATE, fit, read_clip
-from wordflock.calibration import probabilities
+from wordflock.calibration import answers
 from wordflock.checkpoint import Checkpoint, load_checkpoint
 from wordflock.data.clips import SPLITS
 from wordflock.errors import WordflockError
@@ -19,7 +19,7 @@ from wordflock.numpy_head import logits
 from wordflock.prepare import prepare
 from wordflock.runtime import device, open_encoder
 from wordflock.settings import DataSettings, Settings
-from wordflock.task import SILENCE, UNKNOWN, Task
+from wordflock.task import UNKNOWN, Task
 
 if TYPE_CHECKING:
     from wordflock.weights import Source
@@ -44,7 +44,7 @@ def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
         prepared.features[split],
         checkpoint.labels,
         device=where,
-        temperature=checkpoint.calibration.temperature,
+        calibration=checkpoint.calibration,
     )
 
 
@@ -58,14 +58,12 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
     source = same_encoder(checkpoint, path)
     clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
     encode = open_encoder(replace(checkpoint.spec, precision="float32", runtime="onnxruntime"), source=source)
-    samples, calibration = round(checkpoint.spec.window * SAMPLE_RATE), checkpoint.calibration
+    samples = round(checkpoint.spec.window * SAMPLE_RATE)
     for file, clip in zip(files, clips, strict=True):
         features = encode(fit(clip, samples)[np.newaxis]).astype(np.float32)
-        answer = logits(checkpoint.head, checkpoint.weights, features, checkpoint.projection)
-        shares = probabilities(answer / np.float32(calibration.temperature))[0]
-        best = int(shares.argmax())
-        label, sure = checkpoint.labels[best], float(shares[best])
-        yield file, UNKNOWN if sure < calibration.threshold and label != SILENCE else label, sure
+        scores = logits(checkpoint.head, checkpoint.weights, features, checkpoint.projection)
+        (said,), (sure,) = answers(scores, checkpoint.labels, checkpoint.calibration)
+        yield file, said, float(sure)
 
 
 def same_encoder(checkpoint: Checkpoint, path: str) -> Source:
@@ -89,4 +87,11 @@ def format_score(score: Score) -> str:
         f"calibration error {score.calibration_error:.4f}"
     ]
     lines += [f"  {label:<12} recall " + ("-" if r is None else f"{r:.4f}") for label, r in score.recall.items()]
+    if score.threshold:
+        unknown = score.answered_recall.get(UNKNOWN)
+        heard = "" if unknown is None else f", {UNKNOWN} recall {unknown:.4f}"
+        lines.append(
+            f"as predict answers, with keywords below {score.threshold:.2f} taken for {UNKNOWN}: "
+            f"accuracy {score.answered_accuracy:.4f}{heard}"
+        )
     return "\n".join(lines)

@@ -212,7 +212,8 @@ def test_evaluate_prints_a_table(wordflock: Wordflock, trained: Path) -> None:
     answer = wordflock.run(f"evaluate runs/trained/best.safetensors {WORDS_OF_TINY_EN} --split validation")
     assert_done(answer)
     score = json.loads((trained / "metrics.json").read_text())["validation"]
-    first, *rows = answer.out.splitlines()
+    first, *rows, answered = answer.out.splitlines()
+    assert f"below {score['threshold']:.2f}" in answered and f"accuracy {score['answered_accuracy']:.4f}" in answered
     assert f"{score['accuracy']:.4f}" in first and f"{score['clips']} clips" in first
     assert [row.split()[0] for row in rows] == LABELS
 
