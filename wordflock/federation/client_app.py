@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -39,6 +40,18 @@ SECURE = ("train.keys", "train.shares", "train.masked", "train.unmask")  # the m
 
 app = ClientApp()
 _thread = threading.local()
+
+
+@app.lifespan()
+def one_thread(context: Context) -> Iterator[None]:
+    """One thread a client: grids run clients side by side, and sums come out the same however many there are.
+
+    The thread may be the server's, in a simulation, which gets its own number back.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @app.query()
@@ -164,8 +177,6 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _who(message: Message, context: Context) -> tuple[Member, FederationSettings]:
-    # One thread a client: the grid runs clients side by side, and sums come out the same however many there are.
-    torch.set_num_threads(1)
     settings = _settings(tuple(context.run_config.items()))
     if DEVICE in context.node_config:
         # The device says which clips are its own. Nothing that the server sends can make it read others.
