@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Weights = Mapping[str, NDArray[np.float32]]
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
+Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
 NPY = b"\x93NUMPY\x01\x00"  # how numpy's own format begins, in its version 1.0
 
 
@@ -24,21 +25,27 @@ def content(weights: Mapping[str, NDArray[np.number]] | None = None, **metrics: 
     if weights is not None:
         records["arrays"] = to_record(weights)
     if metrics:
-        records["metrics"] = MetricRecord({key.replace("_", "-"): value for key, value in metrics.items()})
-    return RecordDict(dict(records))
+        numbers = {
+            key.replace("_", "-"): value if type(value) is int else float(value) for key, value in metrics.items()
+        }
+        records["metrics"] = _filled(MetricRecord(), numbers)
+    return _filled(RecordDict(), records)
 
 
 def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
     """Weights as they travel."""
-    record = ArrayRecord()  # which copies a dictionary of arrays that it is given
-    for name, array in weights.items():
-        record[name] = _encoded(array)
-    return record
+    return _filled(ArrayRecord(), {name: _encoded(array) for name, array in weights.items()})
 
 
 def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
     """The weights in a message, read-only. Raises KeyError or ValueError where there are none that can be read."""
     return {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
+
+
+def _filled(record: Filled, items: Mapping[str, Any]) -> Filled:
+    """An empty record with items that are of the right types: to find that out, it takes 3 µs for each."""
+    vars(record)["_data"].update(items)
+    return record
 
 
 def _encoded(array: NDArray[np.number]) -> Array:
