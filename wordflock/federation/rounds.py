@@ -234,12 +234,18 @@ def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -
         problem = "sent numbers that are not float32"
     elif not np.isfinite(loss):
         problem = "reports a loss that is no finite number"
-    # In one pass with that for numbers that are not finite, for the norm is neither where one of them is.
-    elif not (step := _norm(head[name] - weights[name] for name in weights)) <= longest:
+    elif _may_be_longer(head, longest) and not (step := _norm(head[n] - w for n, w in weights.items())) <= longest:
         finite = all(np.isfinite(array).all() for array in head.values())
         what = f"an update of norm {step:.3g}, which no training gives" if finite else "numbers that are not finite"
         problem = f"sent {what}"
     return head, problem
+
+
+def _may_be_longer(head: Weights, longest: float) -> bool:
+    """Whether an update has to be looked at. It is no longer than the head and the one sent out are together, so that
+    of nearly all heads one reading is enough; the norm of one with numbers that are not finite is no number either."""
+    sent_out = longest / LARGEST_UPDATE - 1
+    return not _norm(head.values()) + sent_out <= longest
 
 
 def longest_step(weights: Weights) -> float:
