@@ -20,6 +20,7 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from wordflock.adamw import AdamW
 from wordflock.checkpoint import overwrite, own_weights
 from wordflock.closed_form import Moments, Scale, Sums
 from wordflock.errors import WordflockError
@@ -98,7 +99,7 @@ def _trained(
     recipe = Recipe.of(settings, settings.local_epochs, proximal)
     received = weights_of(message)
     head = _head(received, member, settings)
-    optimizer = make_optimizer(head, recipe)
+    optimizer = _optimizer(head, recipe)
     anchor = [parameter.detach().clone() for parameter in head.parameters()] if recipe.proximal else []
     for epoch in range(recipe.epochs):
         generator = numpy_generator(settings.seed, "round", number, "client", member.client, "epoch", epoch)
@@ -236,6 +237,17 @@ def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: Fed
     head: Head = _thread.head
     overwrite(_thread.weights, weights)
     return head
+
+
+def _optimizer(head: Head, recipe: Recipe) -> AdamW:
+    """An optimizer that remembers nothing. A thread makes one only once for its head, whose parameters torch takes long
+    to list."""
+    if getattr(_thread, "optimizes", None) != (head, recipe):
+        _thread.optimizer = make_optimizer(head, recipe)
+        _thread.optimizes = head, recipe
+    optimizer: AdamW = _thread.optimizer
+    optimizer.forget()
+    return optimizer
 
 
 def _peak_memory() -> int:
