@@ -68,19 +68,23 @@ def _written_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, 
 
 def _decoded(array: Array) -> NDArray[np.float32]:
     """What `array.numpy()` returns, without a copy, and without reading a header that was read before."""
-    if array.stype != SType.NUMPY or array.data[:8] != NPY:
+    data = array.data
+    if array.stype != SType.NUMPY or data[:8] != NPY:
         return array.numpy()
-    end = 10 + int.from_bytes(array.data[8:10], "little")
-    shape, fortran, dtype = _header(array.data[8:end])
-    if dtype.hasobject:
-        raise ValueError("an array holds objects")
-    numbers = np.frombuffer(array.data, dtype, math.prod(shape), end)
-    return numbers.reshape(shape, order="F" if fortran else "C")
+    end = 10 + int.from_bytes(data[8:10], "little")
+    shape, fortran, dtype, size = _header(data[8:end])
+    if len(data) - end < size:
+        raise ValueError("an array is cut short")
+    return np.ndarray(shape, dtype, data, end, order="F" if fortran else "C")
 
 
 @lru_cache
-def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    return np.lib.format.read_array_header_1_0(BytesIO(header))
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """The shape, whether columns come first, the type, and how many bytes there must be."""
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(BytesIO(header))
+    if dtype.hasobject:
+        raise ValueError("an array holds objects")
+    return shape, fortran, dtype, math.prod(shape) * dtype.itemsize
 
 
 def half_update(trained: Weights, received: Weights) -> dict[str, NDArray[np.float16]]:
