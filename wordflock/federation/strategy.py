@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wordflock.federation.messages import Weights, content, to_record
 from wordflock.settings import FederationSettings
 
-GROUP = 8  # heads that are added in float32
+GROUP = 16  # heads that are added in float32
 SLOTS = ("momentum_vector", "m_t", "v_t")  # where Flower's strategies keep their optimizer's state
 
 
@@ -83,15 +83,16 @@ class Mean:
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._group: dict[str, NDArray[np.float32]] = {}  # the sums of the last few heads, not yet in those above
-        self._shares: dict[str, NDArray[np.float32]] = {}  # of the head that is being added: room to compute in
+        self._shares: dict[str, NDArray[np.float32]] = {}  # room to compute in, which is the same for all
         self._heads, self._clips, self._losses = 0, 0, 0.0
 
     def add(self, head: Weights, clips: int, loss: float) -> None:
         """Count one client in."""
         if not self._sums:
+            room = np.empty(max(array.size for array in head.values()), np.float32)
             for name, array in head.items():
-                self._sums[name] = np.zeros(array.shape)
-                self._group[name], self._shares[name] = np.zeros_like(array), np.empty_like(array)
+                self._sums[name], self._group[name] = np.zeros(array.shape), np.zeros(array.shape, np.float32)
+                self._shares[name] = room[: array.size].reshape(array.shape)
         weight = np.float32(clips)
         for name, array in head.items():
             share, group = self._shares[name], self._group[name]
