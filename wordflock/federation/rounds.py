@@ -176,8 +176,7 @@ def _train_round(
         if isinstance(settings, ServerSettings):
             print(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected", flush=True)
         config = task_record(roster.prepared.task.labels)
-        messages = train_messages(strategy, number, weights, list(by_node), config)
-        messages.sort(key=lambda message, by_node=by_node: by_node[message.metadata.dst_node_id].number)  # type: ignore[misc]
+        messages = train_messages(strategy, number, weights, list(by_node), config)  # in the order of `chosen`
         for message in messages:
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
@@ -234,18 +233,16 @@ def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -
         problem = "sent numbers that are not float32"
     elif not np.isfinite(loss):
         problem = "reports a loss that is no finite number"
-    elif _may_be_longer(head, longest) and not (step := _norm(head[n] - w for n, w in weights.items())) <= longest:
-        finite = all(np.isfinite(array).all() for array in head.values())
-        what = f"an update of norm {step:.3g}, which no training gives" if finite else "numbers that are not finite"
-        problem = f"sent {what}"
+    elif not _norm(head.values()) + longest / LARGEST_UPDATE <= longest + 1:
+        # Nearly always the norms of the head and of the weights show that the one between them is short enough, for it
+        # is no longer than both together: that is one reading of the head, and of numbers not finite they show nothing.
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = _norm(head[name] - weights[name] for name in weights)
+        if not np.isfinite(step) and not all(np.isfinite(array).all() for array in head.values()):
+            problem = "sent numbers that are not finite"
+        elif not step <= longest:
+            problem = f"sent an update of norm {step:.3g}, which no training gives"
     return head, problem
-
-
-def _may_be_longer(head: Weights, longest: float) -> bool:
-    """Whether an update has to be looked at. It is no longer than the head and the one sent out are together, so that
-    of nearly all heads one reading is enough; the norm of one with numbers that are not finite is no number either."""
-    sent_out = longest / LARGEST_UPDATE - 1
-    return not _norm(head.values()) + sent_out <= longest
 
 
 def longest_step(weights: Weights) -> float:
@@ -294,5 +291,4 @@ def _mean(replies: Sequence[Message], key: str) -> float:
 
 def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
     # In float32, ten times as fast: what overflows is too long in any case.
-    with np.errstate(over="ignore"):
-        return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
+    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
