@@ -59,8 +59,9 @@ ROWS = [
     *[Row(f"round of 10 × {size}, 1 local epoch", "pfl_simulation", "round-one-epoch", size) for size in (85, 850)],
     *[Row(f"empty round, {size} clients", "ours", "empty", size) for size in (100, 1000, 10000)],
     *[Row(f"empty round, {size} clients", "pfl_simulation", "empty", size) for size in (100, 1000)],
+    Row("empty round, 10000 clients", "pfl_simulation", "empty", 10000, 1),
     Row("empty round, 100 clients", "ray_engine", "empty", 100),
-    Row("empty round, 1000 clients", "ray_engine", "empty", 1000, 1),
+    *[Row(f"empty round, {size} clients", "ray_engine", "empty", size, 1) for size in (1000, 10000)],
     *[Row(f"100 of {size} clients, 10 rounds", "ours", "scale", size) for size in (100, 1000, 10000)],
 ]
 

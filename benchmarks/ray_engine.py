@@ -19,7 +19,7 @@ from wordflock.settings import FederationSettings
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[1]
-ROUNDS = 4
+ROUNDS, TIMEOUT = 4, 600  # seconds, after which the row is left out
 
 
 def empty(data: str, cache: str, size: int) -> dict[str, Any]:
@@ -28,8 +28,10 @@ def empty(data: str, cache: str, size: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        found = _run(folder, FederationSettings(clients=size, clients_per_round=size, rounds=ROUNDS, local_epochs=1))
-    return {"ms_a_client": 1000 * float(np.median(found["rounds"][1:])) / size, "first_s": found["rounds"][0]}
+        rounds = ROUNDS if size <= 1000 else 1  # which takes minutes; here the first is like all others
+        found = _run(folder, FederationSettings(clients=size, clients_per_round=size, rounds=rounds, local_epochs=1))
+    later = found["rounds"][1:] or found["rounds"]
+    return {"ms_a_client": 1000 * float(np.median(later)) / size, "first_s": found["rounds"][0]}
 
 
 def _run(folder: Path, settings: FederationSettings) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _run(folder: Path, settings: FederationSettings) -> dict[str, Any]:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=1800,
+                timeout=TIMEOUT,
                 check=False,
             )
         finally:

@@ -23,6 +23,10 @@ class AdamW:
         self.param_groups = list(groups)
         self._state: dict[int, dict[str, Tensor]] = {}  # by a parameter's place among all
 
+    def forget(self) -> None:
+        """Be as if it had just been made, but for what its groups say."""
+        self._state.clear()
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
         for parameter in self._parameters():

@@ -45,6 +45,15 @@ def test_a_strategy_makes_the_same_of_the_mean_as_of_all_heads(strategy, count):
     np.testing.assert_allclose(aggregated([mean.message()]), aggregated(replies_of(heads, clips)), atol=1e-5)
 
 
+def test_the_mean_of_many_heads_is_as_exact_as_float32_is():
+    generator = np.random.default_rng(0)
+    heads, clips = generator.normal(1, 0.1, (3000, 40)).astype(np.float32), generator.integers(1, 1000, 3000)
+    mean = Mean()
+    for head, count in zip(heads, clips, strict=True):
+        mean.add({"w": head}, int(count), loss=0.0)
+    np.testing.assert_allclose(mean.head["w"], np.average(heads.astype(np.float64), axis=0, weights=clips), rtol=1e-7)
+
+
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
 def test_a_strategy_that_is_resumed_goes_on_as_if_it_had_not_ended(strategy, tmp_path):
     generator = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from wordflock.adamw import AdamW
 from wordflock.checkpoint import overwrite, own_weights
 from wordflock.closed_form import Moments, Scale, Sums
 from wordflock.errors import WordflockError
@@ -40,6 +42,18 @@ SECURE = ("train.keys", "train.shares", "train.masked", "train.unmask")  # the m
 
 app = ClientApp()
 _thread = threading.local()
+
+
+@app.lifespan()
+def one_thread(context: Context) -> Iterator[None]:
+    """One thread a client: grids run clients side by side, and sums come out the same however many there are.
+
+    The thread may be the server's, in a simulation, which gets its own number back.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @app.query()
@@ -86,7 +100,7 @@ def _trained(
     recipe = Recipe.of(settings, settings.local_epochs, proximal)
     received = weights_of(message)
     head = _head(received, member, settings)
-    optimizer = make_optimizer(head, recipe)
+    optimizer = _optimizer(head, recipe)
     anchor = [parameter.detach().clone() for parameter in head.parameters()] if recipe.proximal else []
     for epoch in range(recipe.epochs):
         generator = numpy_generator(settings.seed, "round", number, "client", member.client, "epoch", epoch)
@@ -165,8 +179,6 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _who(message: Message, context: Context) -> tuple[Member, FederationSettings]:
-    # One thread a client: the grid runs clients side by side, and sums come out the same however many there are.
-    torch.set_num_threads(1)
     settings = _settings(tuple(context.run_config.items()))
     if DEVICE in context.node_config:
         # The device says which clips are its own. Nothing that the server sends can make it read others.
@@ -226,6 +238,17 @@ def _head(weights: dict[str, NDArray[np.float32]], member: Member, settings: Fed
     head: Head = _thread.head
     overwrite(_thread.weights, weights)
     return head
+
+
+def _optimizer(head: Head, recipe: Recipe) -> AdamW:
+    """An optimizer that remembers nothing. A thread makes one only once for its head, whose parameters torch takes long
+    to list."""
+    if getattr(_thread, "optimizes", None) != (head, recipe):
+        _thread.optimizer = make_optimizer(head, recipe)
+        _thread.optimizes = head, recipe
+    optimizer: AdamW = _thread.optimizer
+    optimizer.forget()
+    return optimizer
 
 
 def _peak_memory() -> int:

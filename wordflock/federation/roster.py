@@ -238,9 +238,10 @@ def answers(
                 unheard.pop(reply.metadata.src_node_id, None)
                 early[reply.metadata.src_node_id] = reply
                 moved()
-        while yielded < len(nodes) and nodes[yielded] in early:
-            yield early.pop(nodes[yielded])
-            yielded += 1
+            # Before the next is looked for, which a grid may make only then.
+            while yielded < len(nodes) and nodes[yielded] in early:
+                yield early.pop(nodes[yielded])
+                yielded += 1
         if yielded == len(messages):
             return
     yield from (early.get(node) for node in nodes[yielded:])
@@ -259,6 +260,7 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
         last = time.monotonic()
 
     while True:
+        before = last
         yield moved
         now = time.monotonic()
         if now - started >= seconds:
@@ -269,4 +271,5 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
         if now - said >= REMINDER:
             said = now
             print(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)", flush=True)
-        time.sleep(min(LONGEST_PAUSE, 0.002 + 0.05 * (now - last), seconds - (now - started)))
+        if last == before:
+            time.sleep(min(LONGEST_PAUSE, 0.002 + 0.05 * (now - last), seconds - (now - started)))

@@ -176,8 +176,7 @@ def _train_round(
         if isinstance(settings, ServerSettings):
             print(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected", flush=True)
         config = task_record(roster.prepared.task.labels)
-        messages = train_messages(strategy, number, weights, list(by_node), config)
-        messages.sort(key=lambda message, by_node=by_node: by_node[message.metadata.dst_node_id].number)  # type: ignore[misc]
+        messages = train_messages(strategy, number, weights, list(by_node), config)  # in the order of `chosen`
         for message in messages:
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
@@ -234,11 +233,15 @@ def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -
         problem = "sent numbers that are not float32"
     elif not np.isfinite(loss):
         problem = "reports a loss that is no finite number"
-    # In one pass with that for numbers that are not finite, for the norm is neither where one of them is.
-    elif not (step := _norm(head[name] - weights[name] for name in weights)) <= longest:
-        finite = all(np.isfinite(array).all() for array in head.values())
-        what = f"an update of norm {step:.3g}, which no training gives" if finite else "numbers that are not finite"
-        problem = f"sent {what}"
+    elif not _norm(head.values()) + longest / LARGEST_UPDATE <= longest + 1:
+        # Nearly always the norms of the head and of the weights show that the one between them is short enough, for it
+        # is no longer than both together: that is one reading of the head, and of numbers not finite they show nothing.
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = _norm(head[name] - weights[name] for name in weights)
+        if not np.isfinite(step) and not all(np.isfinite(array).all() for array in head.values()):
+            problem = "sent numbers that are not finite"
+        elif not step <= longest:
+            problem = f"sent an update of norm {step:.3g}, which no training gives"
     return head, problem
 
 
@@ -288,5 +291,4 @@ def _mean(replies: Sequence[Message], key: str) -> float:
 
 def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
     # In float32, ten times as fast: what overflows is too long in any case.
-    with np.errstate(over="ignore"):
-        return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
+    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
