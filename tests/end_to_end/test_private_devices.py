@@ -64,6 +64,12 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
 def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -> None:
     with three.server(name, "--secure-sums", *KINDS[name]) as server:
         assert server.wait() == 0, server.output
+    costs = json.loads((three.run(name) / "metrics.json").read_text())["clients"]
+    assert [cost["client"] for cost in costs] == [0, 1, 2] and "client  rounds" in server.output
+    for cost in costs:
+        assert cost["rounds"] == 1 and cost["clips"] > 0 and cost["processor"]
+        assert cost["train_seconds_per_round"] > 0 and 0 < cost["peak_memory"] < 2e9
+        assert cost["bytes_up"] > 0 and cost["bytes_down"] > 0
     where = ["--runs", three.folder / "runs", "--name", f"{name}-plain", "--held-back", 0]
     with Started(three.folder, f"{name}-plain", "simulate", *where, *three.shared, *KINDS[name]) as simulation:
         assert simulation.wait() == 0, simulation.output

@@ -98,6 +98,14 @@ def metric(message: Message, key: str) -> float:
     return value
 
 
+def add_metrics(message: Message, **metrics: float) -> None:
+    """Put further numbers into a message."""
+    record = message.content.get("metrics", MetricRecord())
+    assert isinstance(record, MetricRecord)
+    message.content["metrics"] = record
+    record.update({key.replace("_", "-"): value for key, value in metrics.items()})
+
+
 def task_record(labels: list[str]) -> ConfigRecord:
     """What all clients must agree on: the task's labels, in the order of the head's outputs."""
     return ConfigRecord({"labels": labels})
@@ -133,8 +141,15 @@ def printable(text: object, most: int = 200) -> str:
 
 
 def payload_bytes(message: Message) -> int:
-    """The size of the weights in a message."""
-    return sum(len(array.data) for array in _record(message, "arrays", ArrayRecord).values())
+    """The size of the weights in a message, and of the keys and shares of a secure sum."""
+    size = 0
+    for record in message.content.values():
+        if isinstance(record, ArrayRecord):
+            size += sum(len(array.data) for array in record.values())
+        elif isinstance(record, ConfigRecord):
+            several = (value if isinstance(value, list) else [value] for value in record.values())
+            size += sum(len(value) for values in several for value in values if isinstance(value, bytes))
+    return size
 
 
 def _record(message: Message, name: str, kind: type[Kind]) -> Kind:
