@@ -265,9 +265,19 @@ class Waiting:
 
 
 def _supernode() -> NoReturn:
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
+    from flwr.supernode.servicer.runtime import runtime_handlers
 
+    confirm, kept = runtime_handlers.confirm_message_received, list[tuple[Any, ...]]()
+
+    def confirm_the_one_before(*message: Any) -> ConfirmMessageReceivedResponse:
+        """What a message brought is kept until the next is here: the head that is scored is the one trained next."""
+        kept.append(message)
+        return confirm(*kept.pop(0)) if len(kept) > 1 else ConfirmMessageReceivedResponse()
+
+    setattr(runtime_handlers, "confirm_message_received", confirm_the_one_before)  # noqa: B010
     read: Callable[..., Any] = getattr(start_client_internal, "get_fused_config_from_fab")  # noqa: B009
 
     def checked(program: bytes, run: Any) -> Any:
