@@ -26,7 +26,16 @@ from wordflock.errors import WordflockError
 from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device
 from wordflock.federation.members import Member, federation
-from wordflock.federation.messages import add_metrics, config_of, content, half_update, labels_of, weights_of
+from wordflock.federation.messages import (
+    add_metrics,
+    config_of,
+    content,
+    half_update,
+    labels_of,
+    pack_head,
+    packed,
+    weights_of,
+)
 from wordflock.head import Head, Projection, build_head
 from wordflock.privacy import PrivateSums
 from wordflock.processor import processor_name
@@ -49,7 +58,15 @@ def measured(message: Message, context: Context, answer: ClientAppCallable) -> M
     return reply
 
 
-app = ClientApp(mods=[measured])
+def packed_if_asked_so(message: Message, context: Context, answer: ClientAppCallable) -> Message:
+    """Who is sent a packed head sends its own one packed: there is a network in between."""
+    reply = answer(message, context)
+    if packed(message.content):
+        pack_head(reply.content)
+    return reply
+
+
+app = ClientApp(mods=[measured, packed_if_asked_so])
 
 
 @app.query()

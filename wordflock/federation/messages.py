@@ -13,8 +13,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 
+from wordflock.federation.packing import pack, packable, unpack
+
 Weights = Mapping[str, NDArray[np.float32]]
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
+PACKED = "packed"  # the one array of a packed head
 NPY = b"\x93NUMPY\x01\x00"  # how numpy's own format begins, in its version 1.0
 
 
@@ -38,7 +41,23 @@ def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
 
 def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
     """The weights in a message, read-only. Raises KeyError or ValueError where there are none that can be read."""
-    return {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
+    arrays = {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
+    return unpack(arrays[PACKED]) if PACKED in arrays else arrays
+
+
+def packed(content: RecordDict) -> bool:
+    """Whether the weights in it, where there are any, are packed for a journey."""
+    record = content.get("arrays")
+    return isinstance(record, ArrayRecord) and PACKED in record
+
+
+def pack_head(content: RecordDict) -> None:
+    """Pack the weights in it for a journey, if they are those of a head; anything else stays as it is."""
+    record = content.get("arrays")
+    if isinstance(record, ArrayRecord) and PACKED not in record:
+        arrays = {name: _decoded(array) for name, array in record.items()}
+        if packable(arrays):
+            content["arrays"] = to_record({PACKED: pack(arrays)})
 
 
 def _encoded(array: NDArray[np.number]) -> Array:

@@ -183,7 +183,6 @@ def _train_round(
         for message in messages:
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
-        bytes_down = payload_bytes(messages[0])
         mean, costs, longest = Mean(), list[dict[str, Any]](), longest_step(weights)
         came = answers(
             grid,
@@ -208,7 +207,7 @@ def _train_round(
                 private = settings.dp_epsilon is not None
                 head = clipped(head, weights, rounds_clip(settings)) if private else head
                 mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
-                costs.append(cost_of(client, reply, payload_bytes(reply), bytes_down))
+                costs.append(cost_of(client, reply, payload_bytes(reply), payload_bytes(messages[0])))
         if len(costs) >= quorum:
             return mean, costs, problems, draw
         again = "; again with others" if attempt < ATTEMPTS - 1 else ""
