@@ -28,7 +28,10 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 
 OUTPUT = "WORDFLOCK_OUTPUT"  # environment: the file for what users should see
 SECRET = "WORDFLOCK_SECRET"  # environment: the file with what those who control a SuperLink must know
@@ -183,7 +186,28 @@ def _superlink() -> None:
         return state.deactivate_node(node_id) and activate(state, node_id, heartbeat_interval)
 
     setattr(SqlLinkState, "activate_node", activate_anew)  # noqa: B010
+    answers = SqlLinkState.get_message_res
+
+    def whole_answers(state: SqlLinkState, message_ids: set[str], run_id: int) -> Any:
+        """An answer that is still on its way up is none: a ServerApp that is told of it waits for it and for no other,
+        for three minutes and whatever its deadline, where the client is gone.
+        """
+        return answers(state, message_ids - partly_answered(state, message_ids), run_id)
+
+    setattr(SqlLinkState, "get_message_res", whole_answers)  # noqa: B010
     flower_superlink()
+
+
+def partly_answered(state: SqlLinkState, message_ids: set[str]) -> set[str]:
+    """Those messages whose answers a SuperLink has begun to get, and has not got to the end."""
+    from flwr.supercore.state.schema.corestate_models import ObjectPushSessionRoot
+    from flwr.supercore.state.schema.linkstate_models import MessageRes
+    from sqlalchemy import select
+
+    under_way = select(ObjectPushSessionRoot.root_object_id)
+    answers = select(MessageRes.reply_to_message_id).where(MessageRes.message_id.in_(under_way))
+    with state.session() as session:
+        return message_ids & set(session.scalars(answers))
 
 
 def _superexec() -> None:
@@ -196,6 +220,8 @@ def _superexec() -> None:
 
     kind = os.environ[KIND]
     importlib.import_module(COMPONENTS[kind].partition(":")[0])
+    while kind == "serverapp" and not Path(os.environ[READY]).exists():
+        time.sleep(GLANCE)  # before that there may be runs that an earlier SuperLink left behind
     program = {"serverapp": flwr_serverapp, "clientapp": flwr_clientapp}[kind]
     expected = {"serverapp": TaskType.SERVER_APP, "clientapp": TaskType.CLIENT_APP}[kind]
 
