@@ -103,6 +103,6 @@ def test_the_table_sums_up_the_rounds():
     (summed,) = sum_costs(lines)
     assert (summed["rounds"], summed["bytes_up"], summed["bytes_down"]) == (2, 4000, 8000)
     assert (summed["encode_seconds"], summed["train_seconds_per_round"], summed["peak_memory"]) == (5.0, 1.0, 2 * 10**8)
-    heading, row = format_costs([summed]).splitlines()
+    _, heading, row = format_costs([summed]).splitlines()
     assert row.split() == ["7", "kitchen", "2", "30", "5.0", "1.0", "2", "4", "200", "ARM"]
     assert heading.startswith("client")

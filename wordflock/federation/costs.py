@@ -80,8 +80,8 @@ def sum_costs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
-    """The table that is shown at the end."""
-    rows = [["client", "rounds", "clips", "encode s", "train s/round", "up KB/round", "down KB/round", "peak MB", "on"]]
+    """The table that is shown at the end, in 80 columns where the processor's name is short."""
+    rows = [["client", "rounds", "clips", "encode s", "train s", "up KB", "down KB", "peak MB", "on"]]
     for cost in summed:
         rows.append(
             [
@@ -97,7 +97,8 @@ def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ["  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["what each client paid; to train, up and down: by round", *lines])
 
 
 def _of_both(one: float | None, other: float | None, kind: Callable[[list[float]], float]) -> float | None:
