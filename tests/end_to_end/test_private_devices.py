@@ -1,18 +1,23 @@
-"""Secure sums and private rounds between real processes: every message has a fresh one, and a run may be resumed."""
+"""Secure sums and private rounds between real processes: every message has a fresh one, and a run may be resumed.
+
+The first run's server keeps running, and the others are started on it: their clients need not be started anew.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from flock import Started, free_port, random_encoder, tones
+from flock import Started, free_port, random_encoder, tones, wait_until
 
 from wordflock.checkpoint import load_checkpoint
 from wordflock.closed_form import SumsFolder
@@ -33,16 +38,42 @@ class Three:
 
     folder: Path
     port: int
+    features: list[object]
     shared: list[object]
+    stack: ExitStack  # of what has to end with them
+    standing: bool = False
 
     def run(self, name: str) -> Path:
         """A run's folder."""
         return self.folder / "runs" / name
 
     def server(self, name: str, *options: object) -> Started:
-        """A server of theirs."""
-        at = ["--listen", f"127.0.0.1:{self.port}", "--min-clients", 3, "--runs", self.folder / "runs", "--name", name]
-        return Started(self.folder, name, "server", *at, "--held-back", 0, *self.shared, *options)
+        """A server of theirs, or the run of that name on the one that is there."""
+        at = ["--listen", f"127.0.0.1:{self.port}", "--runs", self.folder / "runs", "--name", name]
+        return Started(self.folder, name, "server", *at, "--min-clients", 3, "--held-back", 0, *self.shared, *options)
+
+    def play(self, name: str, *options: object) -> str:
+        """A run to its end; returns what was said. The first one's server keeps running."""
+        if self.standing:
+            with self.server(name, *options) as server:
+                assert server.wait() == 0, server.output
+        else:
+            server, self.standing = self.stack.enter_context(self.server(name, "--keep-running", *options)), True
+            server.wait_for("the run is done; staying for the next one")
+        return server.output
+
+    def exact(self) -> Path:
+        """The run of secure sums that others begin with, or are compared with."""
+        if not self.run("exact").exists():
+            self.play("exact", "--secure-sums", *KINDS["exact"])
+        return self.run("exact")
+
+    def client(self, name: str, *options: object, **how: Any) -> Started:
+        """A client that ends with them."""
+        where = ["--server", f"127.0.0.1:{self.port}", "--held-back", 0]
+        client = self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
+        client.wait_for("clips ready")
+        return client
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +81,23 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     folder = tmp_path_factory.mktemp("private")
     data = tones(folder / "data", [f"{number:08x}" for number in range(24)], takes=1)
     encoder = random_encoder(folder / "encoder.safetensors")
-    cache = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
-    three = Three(folder, free_port(), ["--data", data, "--clients", 3, *cache, *TASK])
+    features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
     with ExitStack() as stack:
+        three = Three(folder, free_port(), features, ["--data", data, "--clients", 3, *features, *TASK], stack)
         for cid in range(3):
-            where = ["--server", f"127.0.0.1:{three.port}", "--cid", cid, "--held-back", 0]
-            client = Started(folder, f"client-{cid}", "client", *where, *three.shared)
-            stack.enter_context(client).wait_for("clips ready")
+            three.client(f"client-{cid}", "--cid", cid, *three.shared)
         yield three
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -> None:
-    with three.server(name, "--secure-sums", *KINDS[name]) as server:
-        assert server.wait() == 0, server.output
+    said = three.play(name, "--secure-sums", *KINDS[name])
+    costs = json.loads((three.run(name) / "metrics.json").read_text())["clients"]
+    assert [cost["client"] for cost in costs] == [0, 1, 2] and "client  rounds" in said
+    for cost in costs:
+        assert cost["rounds"] == 1 and cost["clips"] > 0 and cost["processor"]
+        assert cost["train_seconds_per_round"] > 0 and 0 < cost["peak_memory"] < 2e9
+        assert cost["bytes_up"] > 0 and cost["bytes_down"] > 0
     where = ["--runs", three.folder / "runs", "--name", f"{name}-plain", "--held-back", 0]
     with Started(three.folder, f"{name}-plain", "simulate", *where, *three.shared, *KINDS[name]) as simulation:
         assert simulation.wait() == 0, simulation.output
@@ -74,11 +108,10 @@ def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -
 
 def test_clients_join_a_run_that_is_over_and_leave_it_again(three: Three) -> None:
     """Only the total is kept, and not even that of any one client is ever seen."""
-    joined = [*KINDS["exact"], "--secure-sums", "--add-to", three.run("exact")]
+    joined = [*KINDS["exact"], "--secure-sums", "--add-to", three.exact()]
     left = [*KINDS["exact"], "--secure-sums", "--take-from", three.run("joined")]
     for name, options in (("joined", joined), ("left", left)):
-        with three.server(name, *options) as server:
-            assert server.wait() == 0, server.output
+        three.play(name, *options)
     before, twice, after = (SumsFolder(three.run(name) / "sums").read()[1] for name in ("exact", "joined", "left"))
     np.testing.assert_array_equal(twice.counts, 2 * before.counts)
     np.testing.assert_allclose(after.triangle, before.triangle, atol=1e-6)
@@ -101,3 +134,51 @@ def test_private_rounds_keep_to_their_epsilon_through_a_resumption(three: Three)
     assert all(line["train_loss"] is None and line["client_accuracy"] is None for line in history)
     privacy = json.loads((three.run("private") / "metrics.json").read_text())["privacy"]
     assert 0.9 * 20 < privacy["epsilon"] <= 20 and privacy["releases"] == 3
+
+
+# What `sitecustomize` does in a client that has given its shares away: it lies about its numbers, or goes no further.
+HARM = """
+import os
+if os.environ.get("WORDFLOCK_APP") == "clientapp":
+    import pathlib, signal
+    from wordflock.federation import secure_sum
+    honest = secure_sum.masked
+    def harmful(message, context, number, vector):
+        if pathlib.Path({lies!r}).exists():
+            return honest(message, context, number, 3 * vector)
+        pathlib.Path({stays!r}).touch()
+        signal.pause()
+    secure_sum.masked = harmful
+"""
+
+
+def test_a_lie_ends_a_secure_run_and_a_client_killed_before_its_masked_numbers_is_not_in_the_total(
+    three: Three,
+) -> None:
+    exact = three.exact()
+    own, site = tones(three.folder / "own", ["0000beef"], takes=3, seed=1), three.folder / "site"
+    lies, stays = three.folder / "lies", three.folder / "stays"
+    lies.touch()
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(HARM.format(lies=str(lies), stays=str(stays)))
+    environment = {"PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    harmful = three.client("harmful", "--data", own, *three.features, "--name", "harmful", environment=environment)
+    secure = [*KINDS["exact"], "--secure-sums", "--min-clients", 4]
+    with three.server("lied", *secure) as server:
+        assert server.wait() == 2
+        assert "The total of the moments counts other clips than its clients have: some client lied." in server.output
+    assert not (three.run("lied") / "sums").exists()
+    lies.unlink()
+    with three.server("dropped", *secure, "--round-deadline", 20) as server:
+        wait_until(stays.exists, "all have given their shares away")
+        harmful.pull_the_plug()
+        assert server.wait() == 0, server.output
+        assert re.search(r"client \d+ \(harmful\) did not answer in time", server.output)
+    costs = json.loads((three.run("dropped") / "metrics.json").read_text())["clients"]
+    assert [cost["client"] for cost in costs] == [0, 1, 2]
+    # Its neighbours' masks for it came off: the total is that of the three alone.
+    ours, theirs = (SumsFolder(run / "sums").read() for run in (three.run("dropped"), exact))
+    np.testing.assert_array_equal(ours[1].counts, theirs[1].counts)
+    for name, array in theirs[0].packed().items():
+        np.testing.assert_allclose(ours[0].packed()[name], array, atol=1e-6)
+    np.testing.assert_allclose(ours[1].triangle, theirs[1].triangle, rtol=1e-6, atol=1e-4)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flwr.proto.message_pb2 import ObjectTree
 
 from wordflock.federation import flower
 from wordflock.federation.flower import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard, foreign_code
@@ -130,3 +131,32 @@ def test_a_client_looks_for_messages_often_while_they_come_and_seldom_when_they_
         waiting.sleep(3)
     least, most = flower.LOOK, flower.LONGEST_LOOK
     assert slept == [most, flower.GLANCE, least, pytest.approx(least + 0.5), most]
+
+
+def test_an_answer_counts_once_all_of_it_is_there(tmp_path: Path) -> None:
+    """One of which a part is missing is waited for like one that has not begun: as long as the round's deadline."""
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.supercore.inflatable.inflatable_object import get_object_id
+    from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+    from flwr.supercore.state.schema.linkstate_models import MessageRes
+    from sqlalchemy import insert
+
+    database = str(tmp_path / "state.sqlite")
+    store = SqlObjectStore(database)
+    state = SqlLinkState(database, SimpleNamespace(), store)
+    store.initialize()
+    state.initialize()
+    parts = [b"ArrayChunk  1\0a", b"ArrayChunk  1\0b"]
+    root = f"Message {','.join(map(get_object_id, parts))} 0\0".encode()
+    tree = ObjectTree(
+        object_id=get_object_id(root), children=[ObjectTree(object_id=get_object_id(part)) for part in parts]
+    )
+
+    with state.session() as session:
+        session.execute(insert(MessageRes).values(message_id=tree.object_id, reply_to_message_id="asked"))
+    session_id = state.start_session(7)
+    state.preregister_object_tree(tree, session_id)
+    for content in (*parts, root):
+        assert flower.partly_answered(state, {"asked", "other"}) == {"asked"}
+        assert state.store_object(7, session_id, get_object_id(content), content)
+    assert flower.partly_answered(state, {"asked", "other"}) == set()

@@ -17,6 +17,7 @@ from wordflock.checkpoint import get_weights, load_checkpoint
 from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
 from wordflock.federation import client_app, secure_sum
+from wordflock.federation.costs import Costs
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import content, task_record, weights_of
 from wordflock.federation.roster import Client
@@ -65,6 +66,7 @@ def total_of(vectors, **events):
             LENGTH,
             60.0,
             lambda client, problem: problems.append((client.number, problem)),
+            Costs(),
         )
     return came.total, [client.number for client in came.clients], problems
 

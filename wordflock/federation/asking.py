@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from wordflock.federation.costs import Costs
 from wordflock.federation.messages import failure_of
 from wordflock.federation.roster import Client, answers
 
@@ -19,15 +20,22 @@ def ask(
     requests: Mapping[Client, RecordDict],
     seconds: float,
     refuse: Callable[[Client, str], None],
+    costs: Costs,
 ) -> Iterator[tuple[Client, Message]]:
-    """The clients that answered, in the order of the requests, and their answers; `refuse` is told of the others."""
+    """The clients that answered, in the order of the requests, and their answers; `refuse` is told of the others.
+
+    What the answers cost the clients is added to the `costs`.
+    """
     clients = list(requests)
     for start in range(0, len(clients), AT_A_TIME):
         some = clients[start : start + AT_A_TIME]
         messages = [Message(requests[c], c.node, f"{MessageType.TRAIN}.{what}", ttl=seconds) for c in some]
         came = answers(grid, messages, seconds, lambda nodes: f"for the {what} of {len(nodes)}")
-        for client, reply in zip(some, came, strict=True):  # the first are worked on while others are at it
+        for client, message, reply in zip(
+            some, messages, came, strict=True
+        ):  # the first are worked on while others are at it
             if reply is None or reply.has_error():
                 refuse(client, "did not answer in time" if reply is None else failure_of(reply))
             else:
+                costs.add(client, message, reply)
                 yield client, reply

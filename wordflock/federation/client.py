@@ -164,7 +164,7 @@ class Story:
         elif "[RUN" in line:
             found = re.search(r"ROUND (\d+)", line)
             self._round = f"round {found[1]}: " if found else ""
-        elif found := re.search(r"Receiving: (\w+)", line):
+        elif found := re.search(r"Receiving: ([\w.]+)", line):
             print(f"{self._round}{WORK.get(found[1], found[1])}", flush=True)
         # The SuperNode's, not the SuperExec's: that one waits for the SuperNode, which takes its time on a small board.
         elif re.match("WARNING.*retrying in", line) and self.silent_since is None:
@@ -181,7 +181,18 @@ class Story:
             self.turned_away = True
 
 
-WORK = {"query": "introducing this client", "train": "training", "evaluate": "scoring the head"}
+WORK = {
+    "query": "introducing this client",
+    "train": "training",
+    "train.moments": "taking the measure of the clips",
+    "train.sums": "summing up the clips",
+    "train.private": "summing up the clips, each within a bound",
+    "train.keys": "secure sum, 1 of 4: making keys",
+    "train.shares": "secure sum, 2 of 4: sharing secrets with other clients",
+    "train.masked": "secure sum, 3 of 4: adding masks",
+    "train.unmask": "secure sum, 4 of 4: what takes the masks off the total",
+    "evaluate": "scoring the head",
+}
 
 
 def _settled(settings: ClientSettings) -> ClientSettings:
@@ -216,6 +227,7 @@ def _prepare(settings: ClientSettings) -> Path:
 
     path = prepare_device(settings)
     device = load_device(str(path))
-    clips = len(device.train) + len(device.held_back)
-    print(f"client {device.client}: {clips} clips ready, encoded in {device.encode_seconds:.1f} s", flush=True)
+    clips, held_back = len(device.train) + len(device.held_back), len(device.held_back)
+    apart = f" ({held_back} of them to score heads on)" if held_back else ""
+    print(f"client {device.client}: {clips} clips ready{apart}, encoded in {device.encode_seconds:.1f} s", flush=True)
     return path

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from wordflock.adamw import AdamW
@@ -27,7 +28,16 @@ from wordflock.errors import WordflockError
 from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device
 from wordflock.federation.members import Member, federation
-from wordflock.federation.messages import config_of, content, half_update, labels_of, weights_of
+from wordflock.federation.messages import (
+    add_metrics,
+    config_of,
+    content,
+    half_update,
+    labels_of,
+    pack_head,
+    packed,
+    weights_of,
+)
 from wordflock.head import Head, build_head
 from wordflock.numpy_head import Projection
 from wordflock.privacy import PrivateSums
@@ -40,8 +50,26 @@ DEVICE = "wordflock-device"  # in a real device's node configuration: the file t
 
 SECURE = ("train.keys", "train.shares", "train.masked", "train.unmask")  # the messages of a secure sum
 
-app = ClientApp()
 _thread = threading.local()
+
+
+def measured(message: Message, context: Context, answer: ClientAppCallable) -> Message:
+    """Every answer says what it cost. That hangs on the processor and the number of clips, which the server knows."""
+    started = time.perf_counter()
+    reply = answer(message, context)
+    add_metrics(reply, seconds=time.perf_counter() - started, peak_memory=_peak_memory())
+    return reply
+
+
+def packed_if_asked_so(message: Message, context: Context, answer: ClientAppCallable) -> Message:
+    """Who is sent a packed head sends its own one packed: there is a network in between."""
+    reply = answer(message, context)
+    if packed(message.content):
+        pack_head(reply.content)
+    return reply
+
+
+app = ClientApp(mods=[measured, packed_if_asked_so])
 
 
 @app.lifespan()
@@ -76,7 +104,6 @@ def introduce(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the head for the local epochs."""
-    started = time.perf_counter()
     member, settings = _who(message, context)
     weights, loss = _trained(message, member, settings)
     trained = content(
@@ -84,8 +111,6 @@ def train(message: Message, context: Context) -> Message:
         client=member.client,
         num_examples=len(member.train),
         loss=loss,
-        seconds=time.perf_counter() - started,
-        peak_memory=_peak_memory(),
     )
     return Message(trained, reply_to=message)
 

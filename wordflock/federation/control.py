@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -89,8 +90,9 @@ class Control:
         return int(response.run_id)
 
     def stop_run(self, number: int) -> None:
-        """End one run."""
-        self._client.StopRun(StopRunRequest(run_id=number))
+        """End one run, if neither it nor the SuperLink has ended."""
+        with suppress(httpx.HTTPError):
+            self._client.StopRun(StopRunRequest(run_id=number))
 
     def stop_runs(self) -> None:
         """End all runs that have not ended."""

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Message
 
-from wordflock.federation.messages import metric
+from wordflock.federation.messages import metric, payload_bytes
 from wordflock.federation.roster import Client
+
+
+class Costs:
+    """What a round's messages cost each client, added up as the replies come."""
+
+    def __init__(self) -> None:
+        self._by_client: dict[int, dict[str, Any]] = {}
+
+    def add(self, client: Client, request: Message, reply: Message) -> None:
+        """Count one message and its reply in."""
+        cost = cost_of(client, reply, payload_bytes(reply), payload_bytes(request))
+        before = self._by_client.setdefault(client.number, cost)
+        if before is not cost:
+            before |= {key: before[key] + cost[key] for key in ("bytes_up", "bytes_down")}
+            before["seconds"] = _of_both(before["seconds"], cost["seconds"], sum)
+            before["peak_memory"] = _of_both(before["peak_memory"], cost["peak_memory"], max)
+
+    def of(self, clients: Iterable[Client]) -> list[dict[str, Any]]:
+        """What it cost these clients, in their order."""
+        return [self._by_client[client.number] for client in clients]
 
 
 def cost_of(client: Client, reply: Message, bytes_up: int, bytes_down: int) -> dict[str, Any]:
@@ -20,12 +41,14 @@ def cost_of(client: Client, reply: Message, bytes_up: int, bytes_down: int) -> d
         "encode_seconds": client.encode_seconds,  # once, before it came
         "bytes_up": bytes_up,
         "bytes_down": bytes_down,
+        "clips": client.clips,
     }
-    for name, key in {"clips": "num-examples", "seconds": "seconds", "peak_memory": "peak-memory"}.items():
+    for name, key in {"seconds": "seconds", "peak_memory": "peak-memory"}.items():
         try:
-            cost[name] = metric(reply, key)
+            value = metric(reply, key)
         except (KeyError, TypeError):
-            cost[name] = None
+            value = math.nan
+        cost[name] = value if 0 <= value < math.inf else None
     return cost
 
 
@@ -57,8 +80,8 @@ def sum_costs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
-    """The table that is shown at the end."""
-    rows = [["client", "rounds", "clips", "encode s", "train s/round", "up KB/round", "down KB/round", "peak MB", "on"]]
+    """The table that is shown at the end, in 80 columns where the processor's name is short."""
+    rows = [["client", "rounds", "clips", "encode s", "train s", "up KB", "down KB", "peak MB", "on"]]
     for cost in summed:
         rows.append(
             [
@@ -74,7 +97,12 @@ def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ["  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["what each client paid; to train, up and down: by round", *lines])
+
+
+def _of_both(one: float | None, other: float | None, kind: Callable[[list[float]], float]) -> float | None:
+    return None if one is None or other is None else kind([one, other])
 
 
 def _figure(seconds: float | None) -> str:

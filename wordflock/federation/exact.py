@@ -8,7 +8,6 @@ than a few clients' sums, whatever their number.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from wordflock.checkpoint import get_weights
 from wordflock.closed_form import Moments, Scale, Solution, Sums, solve
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import ask
-from wordflock.federation.messages import content, payload_bytes, task_record, weights_of
+from wordflock.federation.costs import Costs
+from wordflock.federation.messages import content, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure_sum import parted, secure_total
 from wordflock.head import Head
@@ -40,9 +40,8 @@ class ExactRound:
     solution: Solution
     scale: Scale
     total: Sums
-    clients: list[int]
-    bytes_up: int  # a client
     problems: list[str]
+    costs: list[dict[str, Any]]  # of the clients whose sums they are
 
 
 def exact_round(
@@ -73,9 +72,7 @@ def exact_round(
             raise WordflockError(
                 f"Without these clients' clips {folder} would have none left of some label, or had none."
             )
-    numbers = [client.number for client in clients]
-    up = sum(asking.bytes_up[number] for number in numbers) // len(numbers)
-    return ExactRound(solve(total, scale), scale, total, numbers, up, asking.problems)
+    return ExactRound(solve(total, scale), scale, total, asking.problems, asking.costs.of(clients))
 
 
 class _Asking:
@@ -85,7 +82,7 @@ class _Asking:
         self._grid, self._roster, self._settings = grid, roster, settings
         self._weights, self._size, self._labels = get_weights(head), head.output.in_features, head.output.out_features
         self.problems: list[str] = []
-        self.bytes_up: Counter[int] = Counter()  # by client
+        self.costs = Costs()
 
     def total(
         self,
@@ -104,8 +101,7 @@ class _Asking:
         total = kind(**{name: np.zeros(shape) for name, shape in shapes.items()})
         summed: list[Client] = []
         requests = dict.fromkeys(clients, request)
-        for client, reply in ask(self._grid, what, requests, self._settings.round_deadline, self._refuse):
-            self.bytes_up[client.number] += payload_bytes(reply)
+        for client, reply in ask(self._grid, what, requests, self._settings.round_deadline, self._refuse, self.costs):
             try:
                 theirs = kind.unpacked(weights_of(reply), self._size, self._labels)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,13 +122,11 @@ class _Asking:
     ) -> tuple[Added, list[Client]]:
         shapes, deadline = kind.shapes(self._size, self._labels), self._settings.round_deadline
         length = sum(math.prod(shape) for shape in shapes.values())
-        came = secure_total(self._grid, clients, what, request, length, deadline, self._refuse)
+        came = secure_total(self._grid, clients, what, request, length, deadline, self._refuse, self.costs)
         self._enough(came.clients)
         total = kind(**parted(came.total, shapes))
         if total.counts.sum() != sum(client.clips for client in came.clients):
             raise WordflockError(f"The total of the {what} counts other clips than its clients have: some client lied.")
-        for client in came.clients:
-            self.bytes_up[client.number] += came.bytes_up
         return total, came.clients
 
     def _refuse(self, client: Client, problem: str) -> None:

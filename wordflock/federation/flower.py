@@ -28,7 +28,10 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 
 OUTPUT = "WORDFLOCK_OUTPUT"  # environment: the file for what users should see
 SECRET = "WORDFLOCK_SECRET"  # environment: the file with what those who control a SuperLink must know
@@ -183,7 +186,28 @@ def _superlink() -> None:
         return state.deactivate_node(node_id) and activate(state, node_id, heartbeat_interval)
 
     setattr(SqlLinkState, "activate_node", activate_anew)  # noqa: B010
+    answers = SqlLinkState.get_message_res
+
+    def whole_answers(state: SqlLinkState, message_ids: set[str], run_id: int) -> Any:
+        """An answer that is still on its way up is none: a ServerApp that is told of it waits for it and for no other,
+        for three minutes and whatever its deadline, where the client is gone.
+        """
+        return answers(state, message_ids - partly_answered(state, message_ids), run_id)
+
+    setattr(SqlLinkState, "get_message_res", whole_answers)  # noqa: B010
     flower_superlink()
+
+
+def partly_answered(state: SqlLinkState, message_ids: set[str]) -> set[str]:
+    """Those messages whose answers a SuperLink has begun to get, and has not got to the end."""
+    from flwr.supercore.state.schema.corestate_models import ObjectPushSessionRoot
+    from flwr.supercore.state.schema.linkstate_models import MessageRes
+    from sqlalchemy import select
+
+    under_way = select(ObjectPushSessionRoot.root_object_id)
+    answers = select(MessageRes.reply_to_message_id).where(MessageRes.message_id.in_(under_way))
+    with state.session() as session:
+        return message_ids & set(session.scalars(answers))
 
 
 def _superexec() -> None:
@@ -196,6 +220,8 @@ def _superexec() -> None:
 
     kind = os.environ[KIND]
     importlib.import_module(COMPONENTS[kind].partition(":")[0])
+    while kind == "serverapp" and not Path(os.environ[READY]).exists():
+        time.sleep(GLANCE)  # before that there may be runs that an earlier SuperLink left behind
     program = {"serverapp": flwr_serverapp, "clientapp": flwr_clientapp}[kind]
     expected = {"serverapp": TaskType.SERVER_APP, "clientapp": TaskType.CLIENT_APP}[kind]
 
@@ -265,9 +291,19 @@ class Waiting:
 
 
 def _supernode() -> NoReturn:
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
+    from flwr.supernode.servicer.runtime import runtime_handlers
 
+    confirm, kept = runtime_handlers.confirm_message_received, list[tuple[Any, ...]]()
+
+    def confirm_the_one_before(*message: Any) -> ConfirmMessageReceivedResponse:
+        """What a message brought is kept until the next is here: the head that is scored is the one trained next."""
+        kept.append(message)
+        return confirm(*kept.pop(0)) if len(kept) > 1 else ConfirmMessageReceivedResponse()
+
+    setattr(runtime_handlers, "confirm_message_received", confirm_the_one_before)  # noqa: B010
     read: Callable[..., Any] = getattr(start_client_internal, "get_fused_config_from_fab")  # noqa: B009
 
     def checked(program: bytes, run: Any) -> Any:

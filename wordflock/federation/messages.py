@@ -13,9 +13,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 
+from wordflock.federation.packing import pack, packable, unpack
+
 Weights = Mapping[str, NDArray[np.float32]]
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
+PACKED = "packed"  # the one array of a packed head
 NPY = b"\x93NUMPY\x01\x00"  # how numpy's own format begins, in its version 1.0
 
 
@@ -39,7 +42,23 @@ def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
 
 def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
     """The weights in a message, read-only. Raises KeyError or ValueError where there are none that can be read."""
-    return {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
+    arrays = {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
+    return unpack(arrays[PACKED]) if PACKED in arrays else arrays
+
+
+def packed(content: RecordDict) -> bool:
+    """Whether the weights in it, where there are any, are packed for a journey."""
+    record = content.get("arrays")
+    return isinstance(record, ArrayRecord) and PACKED in record
+
+
+def pack_head(content: RecordDict) -> None:
+    """Pack the weights in it for a journey, if they are those of a head; anything else stays as it is."""
+    record = content.get("arrays")
+    if isinstance(record, ArrayRecord) and PACKED not in record:
+        arrays = {name: _decoded(array) for name, array in record.items()}
+        if packable(arrays):
+            content["arrays"] = to_record({PACKED: pack(arrays)})
 
 
 def _filled(record: Filled, items: Mapping[str, Any]) -> Filled:
@@ -109,6 +128,14 @@ def metric(message: Message, key: str) -> float:
     return value
 
 
+def add_metrics(message: Message, **metrics: float) -> None:
+    """Put further numbers into a message."""
+    record = message.content.get("metrics", MetricRecord())
+    assert isinstance(record, MetricRecord)
+    message.content["metrics"] = record
+    record.update({key.replace("_", "-"): value for key, value in metrics.items()})
+
+
 def task_record(labels: list[str]) -> ConfigRecord:
     """What all clients must agree on: the task's labels, in the order of the head's outputs."""
     return ConfigRecord({"labels": labels})
@@ -144,8 +171,15 @@ def printable(text: object, most: int = 200) -> str:
 
 
 def payload_bytes(message: Message) -> int:
-    """The size of the weights in a message."""
-    return sum(len(array.data) for array in _record(message, "arrays", ArrayRecord).values())
+    """The size of the weights in a message, and of the keys and shares of a secure sum."""
+    size = 0
+    for record in message.content.values():
+        if isinstance(record, ArrayRecord):
+            size += sum(len(array.data) for array in record.values())
+        elif isinstance(record, ConfigRecord):
+            several = (value if isinstance(value, list) else [value] for value in record.values())
+            size += sum(len(value) for values in several for value in values if isinstance(value, bytes))
+    return size
 
 
 def _record(message: Message, name: str, kind: type[Kind]) -> Kind:

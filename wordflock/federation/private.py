@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -23,7 +24,8 @@ from wordflock.checkpoint import get_weights
 from wordflock.closed_form import Solution
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import ask
-from wordflock.federation.messages import Weights, content, payload_bytes, task_record, weights_of
+from wordflock.federation.costs import Costs
+from wordflock.federation.messages import Weights, content, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure_sum import secure_total
 from wordflock.head import Head
@@ -31,7 +33,7 @@ from wordflock.privacy import PrivateSums, rounds_clip
 from wordflock.settings import FederationSettings
 
 Array = NDArray[np.float64]
-_Total = tuple[Array, list[Client], int]  # with whose it is, and the bytes that a client sent
+_Total = tuple[Array, list[Client]]  # with whose it is
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,8 @@ class PrivateRound:
 
     solution: Solution
     mechanism: PrivateSums
-    clients: list[int]
-    bytes_up: int  # a client
     problems: list[str]
+    costs: list[dict[str, Any]]  # of the clients whose sums they are
 
 
 def private_round(
@@ -55,7 +56,7 @@ def private_round(
     than --min-replies clients answer well.
     """
     mechanism = PrivateSums.of(settings, head.output.in_features, head.output.out_features)
-    problems: list[str] = []
+    problems, costs = list[str](), Costs()
 
     def refuse(client: Client, problem: str) -> None:
         problems.append(f"client {client} {problem}")
@@ -67,12 +68,12 @@ def private_round(
         request = content({**get_weights(head), **arrays})
         request["config"] = task_record(roster.prepared.task.labels)
         if settings.secure_sums:
-            came = secure_total(grid, clients, "private", request, length, settings.round_deadline, refuse)
+            came = secure_total(grid, clients, "private", request, length, settings.round_deadline, refuse, costs)
             _enough(len(came.clients), settings)
-            return came.total, came.clients, came.bytes_up
-        summed, size, those = np.zeros(length), 0, []
+            return came.total, came.clients
+        summed, those = np.zeros(length), []
         requests: dict[Client, RecordDict] = dict.fromkeys(clients, request)
-        for client, reply in ask(grid, "private", requests, settings.round_deadline, refuse):
+        for client, reply in ask(grid, "private", requests, settings.round_deadline, refuse, costs):
             try:
                 vector = weights_of(reply)["private"].astype(np.float64)
                 if vector.shape != summed.shape or not np.isfinite(vector).all():
@@ -82,19 +83,18 @@ def private_round(
                 continue
             # By client the bound does not hang on the client's word; by clip it cannot be seen in a sum, and does.
             summed += bounded(vector)
-            size = payload_bytes(reply)
             those.append(client)
         _enough(len(those), settings)
-        return summed, those, size
+        return summed, those
 
     able = [roster.clients[number] for number in roster.able()]
-    middle, clients, first = total({}, able, mechanism.bounded_middle, mechanism.dimensions)
+    middle, clients = total({}, able, mechanism.bounded_middle, mechanism.dimensions)
     units = len(clients) if mechanism.unit == "client" else sum(client.clips for client in clients)
     mechanism = mechanism.centred(middle, units, generator)
     assert mechanism.centre is not None
-    sums, clients, second = total({"centre": mechanism.centre}, clients, mechanism.bounded, mechanism.length)
+    sums, clients = total({"centre": mechanism.centre}, clients, mechanism.bounded, mechanism.length)
     solution = mechanism.solve(mechanism.noisy(sums, generator))
-    return PrivateRound(solution, mechanism, [c.number for c in clients], first + second, problems)
+    return PrivateRound(solution, mechanism, problems, costs.of(clients))
 
 
 def clipped(head: Weights, weights: Weights, clip: float) -> Weights:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from wordflock.checkpoint import get_weights
 from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
-from wordflock.federation.costs import cost_of
+from wordflock.federation.costs import Costs, cost_of
 from wordflock.federation.exact import exact_round
 from wordflock.federation.messages import (
     Weights,
@@ -57,13 +57,25 @@ class Outcome:
 
     weights: dict[str, NDArray[np.float32]]
     loss: float | None  # the clients' mean, where they trained
-    clients: list[int]
-    bytes_up: int  # a client
-    bytes_down: int  # a client
     problems: list[str]
-    costs: list[dict[str, Any]]
+    costs: list[dict[str, Any]]  # of the clients that are in it
     privacy: dict[str, Any] | None = None  # what was promised of a round in closed form
     release: tuple[float, int, int] | None = None  # of a private round: noise, clients drawn, and those drawn from
+
+    @property
+    def clients(self) -> list[int]:
+        """Who is in it."""
+        return [cost["client"] for cost in self.costs]
+
+    @property
+    def bytes_up(self) -> int:
+        """What a client sent, on average."""
+        return int(sum(cost["bytes_up"] for cost in self.costs)) // len(self.costs)
+
+    @property
+    def bytes_down(self) -> int:
+        """What a client was sent, on average."""
+        return int(sum(cost["bytes_down"] for cost in self.costs)) // len(self.costs)
 
 
 def averaged_round(
@@ -88,9 +100,6 @@ def averaged_round(
         weights=aggregate(strategy, number, [mean.message(head)]),
         loss=mean.loss if release is None else None,  # which would be one more release
         release=release,
-        clients=[cost["client"] for cost in costs],
-        bytes_up=sum(cost["bytes_up"] for cost in costs) // len(costs),
-        bytes_down=sum(array.nbytes for array in weights.values()),
         problems=problems,
         costs=costs,
     )
@@ -103,7 +112,7 @@ def _secure_round(
 
     What is checked is the mean, for no client's head is seen. Raises WordflockError where it is none.
     """
-    problems: list[str] = []
+    problems, costs = list[str](), Costs()
 
     def refuse(client: Client, problem: str) -> None:
         problems.append(f"client {client} {problem}")
@@ -114,7 +123,7 @@ def _secure_round(
     config = task_record(roster.prepared.task.labels)
     request = train_messages(strategy, number, weights, [client.node for client in chosen], config)[0].content
     length = sum(array.size for array in weights.values()) + 2
-    came = secure_total(grid, chosen, "train", request, length, settings.round_deadline, refuse)
+    came = secure_total(grid, chosen, "train", request, length, settings.round_deadline, refuse, costs)
     if len(came.clients) < settings.min_replies:
         raise WordflockError(f"{len(came.clients)} clients trained, and {settings.min_replies} are needed.")
     clips, loss = float(came.total[-2]), float(came.total[-1])
@@ -127,11 +136,8 @@ def _secure_round(
     return Outcome(
         weights=aggregate(strategy, number, [reply]),
         loss=loss / clips,
-        clients=[client.number for client in came.clients],
-        bytes_up=came.bytes_up,
-        bytes_down=sum(array.nbytes for array in weights.values()),
         problems=problems,
-        costs=[],
+        costs=costs.of(came.clients),
     )
 
 
@@ -140,18 +146,14 @@ def solved_round(grid: Grid, roster: Roster, settings: FederationSettings, head:
     if settings.dp_epsilon is not None:
         private = private_round(grid, roster, settings, head)
         put_solution(head, private.solution)
-        weights = get_weights(head)
-        down = sum(array.nbytes for array in weights.values())
         report = private.mechanism.report("server")
-        return Outcome(weights, None, private.clients, private.bytes_up, down, private.problems, [], report)
+        return Outcome(get_weights(head), None, private.problems, private.costs, report)
     kept = SumsFolder(folder / "sums")
     keep = kept.keep_client if settings.keep == "client-sums" else lambda client, sums: None
     result = exact_round(grid, roster, settings, head, keep)
     kept.write(result.scale, result.total)
     put_solution(head, result.solution)
-    weights = get_weights(head)
-    down = 2 * sum(array.nbytes for array in weights.values()) + sum(a.nbytes for a in result.scale.packed().values())
-    return Outcome(weights, None, result.clients, result.bytes_up, down, result.problems, [])
+    return Outcome(get_weights(head), None, result.problems, result.costs)
 
 
 def _train_round(
@@ -180,7 +182,6 @@ def _train_round(
         for message in messages:
             message.metadata.group_id = str(number)
             message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
-        bytes_down = sum(array.nbytes for array in weights.values())
         mean, costs, longest = Mean(), list[dict[str, Any]](), longest_step(weights)
         came = answers(
             grid,
@@ -205,7 +206,7 @@ def _train_round(
                 private = settings.dp_epsilon is not None
                 head = clipped(head, weights, rounds_clip(settings)) if private else head
                 mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
-                costs.append(cost_of(client, reply, payload_bytes(reply), bytes_down))
+                costs.append(cost_of(client, reply, payload_bytes(reply), payload_bytes(messages[0])))
         if len(costs) >= quorum:
             return mean, costs, problems, draw
         again = "; again with others" if attempt < ATTEMPTS - 1 else ""

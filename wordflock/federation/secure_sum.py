@@ -40,7 +40,8 @@ from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import ask
-from wordflock.federation.messages import content, payload_bytes, weights_of
+from wordflock.federation.costs import Costs
+from wordflock.federation.messages import content, weights_of
 from wordflock.federation.roster import Client
 
 STEP = 2.0**-24  # of the fixed-point numbers; whatever the clients, the total of their numbers stays below 2.7e11
@@ -58,7 +59,6 @@ class SecureTotal:
 
     total: NDArray[np.float64]
     clients: list[Client]  # whose numbers are in it
-    bytes_up: int  # a client
 
 
 def secure_total(
@@ -69,17 +69,17 @@ def secure_total(
     length: int,
     seconds: float,
     refuse: Refuse,
+    costs: Costs,
 ) -> SecureTotal:
     """The total of the vectors `what`, `length` numbers each, that clients make of the `request`.
 
-    `refuse` is told of clients that drop out. Raises WordflockError where too few are left for the total to be
-    unmasked, and where one lied about its secrets so that it cannot be.
+    `refuse` is told of clients that drop out, and what it costs each is added to `costs`. Raises WordflockError where
+    too few are left for the total to be unmasked, and where one lied about its secrets so that it cannot be.
     """
     by_number = {client.number: client for client in clients}
-    sizes: dict[int, int] = dict.fromkeys(by_number, 0)
 
     def asked(stage: str, requests: Mapping[int, RecordDict]) -> dict[int, Message]:
-        came = ask(grid, stage, {by_number[n]: r for n, r in requests.items()}, seconds, refuse)
+        came = ask(grid, stage, {by_number[n]: r for n, r in requests.items()}, seconds, refuse, costs)
         return {client.number: reply for client, reply in came}
 
     def with_config(**values: Any) -> RecordDict:
@@ -125,7 +125,7 @@ def secure_total(
         requests[number] = letter
     total, masked = np.zeros(length, dtype=np.uint64), set()
     # Added as they come, some clients at a time: the server never holds more than a few of them.
-    for client, reply in ask(grid, "masked", {by_number[n]: r for n, r in requests.items()}, seconds, refuse):
+    for client, reply in ask(grid, "masked", {by_number[n]: r for n, r in requests.items()}, seconds, refuse, costs):
         try:
             numbers: NDArray[Any] = weights_of(reply)["masked"]
             if numbers.shape != (length,) or numbers.dtype != np.uint64:
@@ -134,7 +134,6 @@ def secure_total(
             refuse(client, f"sent masked numbers that are {error}")
             continue
         total += numbers
-        sizes[client.number] = payload_bytes(reply)
         masked.add(client.number)
     _enough(len(masked), LEAST)
 
@@ -171,7 +170,7 @@ def secure_total(
         for neighbour in (n for n in groups[number] if n in masked):
             pair = mask(_pair_secret(key, keys[neighbour][0]), length)
             total += pair if neighbour < number else -pair
-    return SecureTotal(decode(total), [by_number[n] for n in sorted(masked)], max(sizes.values()))
+    return SecureTotal(decode(total), [by_number[n] for n in sorted(masked)])
 
 
 def threshold(group: int) -> int:

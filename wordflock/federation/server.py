@@ -68,6 +68,10 @@ def serve(settings: ServerSettings) -> Path:
         try:
             with relayed() as for_the_bar:
                 _follow(folder, output, for_the_bar, link.lives)
+        except WordflockError:
+            if kept is not None:  # where clients would wait for what a ServerApp that died has not sent, for a minute
+                link.control.stop_run(number)
+            raise
         except KeyboardInterrupt:
             if kept is not None:  # whose other runs go on without this one
                 link.control.stop_run(number)
@@ -130,12 +134,13 @@ def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: 
     with ExitStack() as stack:
         stack.enter_context(_announced(settings, port, link.state))
         process = stack.enter_context(flower("superlink", arguments, link.log, environment))
+        # It imports what it runs while the SuperLink starts, and begins when that is ready.
+        stack.enter_context(flower("superexec", executor, link.log, {**environment, KIND: "serverapp"}, link.output))
         link.lives = lambda: process.poll() is None
         link.control.wait(START, link.lives)
         link.register(keys)
         link.control.stop_runs()  # which an earlier SuperLink left behind
         link.ready.touch()
-        stack.enter_context(flower("superexec", executor, link.log, {**environment, KIND: "serverapp"}, link.output))
         yield
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from wordflock.checkpoint import get_weights, load_checkpoint, set_weights
 from wordflock.errors import WordflockError
 from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.members import federation, server_side
+from wordflock.federation.messages import pack_head
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import NO_SCORE, Outcome, averaged_round, clients_score, solved_round
 from wordflock.federation.server import alive, hold
@@ -58,6 +60,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     check_privacy(settings)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
     devices = isinstance(settings, ServerSettings)
+    grid = cast(Grid, _Packing(grid)) if devices else grid
     mode = "server" if devices else "simulate"
     started = time.perf_counter()
     prepared = server_side(settings) if isinstance(settings, ServerSettings) else federation(settings).prepared
@@ -121,6 +124,21 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, devices=devices)}
     finish(run, "round", settings, prepared, metrics)
     return run.folder
+
+
+class _Packing:
+    """A grid that sends heads packed, and so gets them back."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._push = grid.push_messages
+        self.pull_messages, self.get_node_ids = grid.pull_messages, grid.get_node_ids
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages on their way."""
+        messages = list(messages)
+        for message in messages:
+            pack_head(message.content)
+        return self._push(messages)
 
 
 def _line(outcome: Outcome, score: Score, client_score: Score | None, seconds: float, *, costs: bool) -> dict[str, Any]:
