@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ class Started:
 
     def __init__(self, folder: Path, name: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self.name, self.log = name, folder / f"{name}.out"
+        self._family: list[int] = []  # when it was asked to end
         with self.log.open("ab") as file:
             self._from = file.tell()
             self.process = subprocess.Popen(
@@ -71,20 +72,34 @@ class Started:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} does not end within {seconds} s:\n{self.output}") from None
 
+    def ask_to_end(self) -> None:
+        """Ask it to end, as systemd would; for several to do so together."""
+        if self.process.poll() is None and not self._family:  # else its number may be another's by now
+            self._family = family(self.process.pid)
+            self.process.terminate()
+
     def stop(self) -> int:
         """End it as systemd would, and for good if need be."""
-        if self.process.poll() is None:  # else its number may be another's by now
-            pids = family(self.process.pid)
-            self.process.terminate()
+        self.ask_to_end()
+        if self.process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(30)
-            kill(pids)
+            kill(self._family)
         return self.process.wait()
 
     def pull_the_plug(self) -> None:
         """Kill it and all that it started, at once: no goodbye to the server."""
         kill(family(self.process.pid))
         self.process.wait()
+
+
+def stop_all(commands: Iterable[Started]) -> None:
+    """End several at once."""
+    commands = list(commands)
+    for command in commands:
+        command.ask_to_end()
+    for command in commands:
+        command.stop()
 
 
 def end_with_parent() -> None:

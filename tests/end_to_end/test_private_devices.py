@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flock import Started, free_port, random_encoder, tones, wait_until
+from flock import Started, free_port, random_encoder, stop_all, tones, wait_until
 
 from wordflock.checkpoint import load_checkpoint
 from wordflock.closed_form import SumsFolder
@@ -71,9 +71,7 @@ class Three:
     def client(self, name: str, *options: object, **how: Any) -> Started:
         """A client that ends with them."""
         where = ["--server", f"127.0.0.1:{self.port}", "--held-back", 0]
-        client = self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
-        client.wait_for("clips ready")
-        return client
+        return self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +82,17 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
     with ExitStack() as stack:
         three = Three(folder, free_port(), features, ["--data", data, "--clients", 3, *features, *TASK], stack)
-        for cid in range(3):
-            three.client(f"client-{cid}", "--cid", cid, *three.shared)
+        clients = [three.client(f"client-{cid}", "--cid", cid, *three.shared) for cid in range(3)]
+        for client in clients:
+            client.wait_for("clips ready")
         yield three
+        stop_all(clients)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -> None:
+    where = ["--runs", three.folder / "runs", "--name", f"{name}-plain", "--held-back", 0, *three.shared]
+    simulation = three.stack.enter_context(Started(three.folder, f"{name}-plain", "simulate", *where, *KINDS[name]))
     said = three.play(name, "--secure-sums", *KINDS[name])
     costs = json.loads((three.run(name) / "metrics.json").read_text())["clients"]
     assert [cost["client"] for cost in costs] == [0, 1, 2] and "client  rounds" in said
@@ -98,9 +100,7 @@ def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -
         assert cost["rounds"] == 1 and cost["clips"] > 0 and cost["processor"]
         assert cost["train_seconds_per_round"] > 0 and 0 < cost["peak_memory"] < 2e9
         assert cost["bytes_up"] > 0 and cost["bytes_down"] > 0
-    where = ["--runs", three.folder / "runs", "--name", f"{name}-plain", "--held-back", 0]
-    with Started(three.folder, f"{name}-plain", "simulate", *where, *three.shared, *KINDS[name]) as simulation:
-        assert simulation.wait() == 0, simulation.output
+    assert simulation.wait() == 0, simulation.output
     ours, theirs = (load_checkpoint(three.run(run) / "last.safetensors").weights for run in (name, f"{name}-plain"))
     for key, array in theirs.items():
         np.testing.assert_allclose(ours[key], array, atol=1e-3 * max(1.0, float(np.abs(array).max())))

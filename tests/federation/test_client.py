@@ -21,7 +21,10 @@ def test_each_message_of_a_sum_has_words_of_its_own(capsys: pytest.CaptureFixtur
     story = Story("server:8000")
     for what in ("train.sums", "train.masked"):
         story.tell(f"{INFO}Receiving: {what} message (ID: f00)")
-    assert capsys.readouterr().out == "summing up the clips\nsecure sum, 3 of 4: adding masks\n"
+    assert (
+        capsys.readouterr().out
+        == "summing up the clips\nsecure sum, 3 of 4: training or summing up, and adding masks\n"
+    )
 
 
 def test_a_server_that_does_not_answer_is_told_of_once_and_since_when_is_known(

@@ -12,6 +12,7 @@ from wordflock.federation.messages import failure_of
 from wordflock.federation.roster import Client, answers
 
 AT_A_TIME = 16  # clients whose sums the server holds together
+WAITED_FOR = {"masked": "masked numbers", "unmask": "shares that unmask the total", "private": "bounded sums"}
 
 
 def ask(
@@ -30,7 +31,9 @@ def ask(
     for start in range(0, len(clients), AT_A_TIME):
         some = clients[start : start + AT_A_TIME]
         messages = [Message(requests[c], c.node, f"{MessageType.TRAIN}.{what}", ttl=seconds) for c in some]
-        came = answers(grid, messages, seconds, lambda nodes: f"for the {what} of {len(nodes)}")
+        came = answers(
+            grid, messages, seconds, lambda nodes: f"for the {WAITED_FOR.get(what, what)} of {len(nodes)} clients"
+        )
         for client, message, reply in zip(
             some, messages, came, strict=True
         ):  # the first are worked on while others are at it

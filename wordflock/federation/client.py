@@ -189,7 +189,7 @@ WORK = {
     "train.private": "summing up the clips, each within a bound",
     "train.keys": "secure sum, 1 of 4: making keys",
     "train.shares": "secure sum, 2 of 4: sharing secrets with other clients",
-    "train.masked": "secure sum, 3 of 4: adding masks",
+    "train.masked": "secure sum, 3 of 4: training or summing up, and adding masks",
     "train.unmask": "secure sum, 4 of 4: what takes the masks off the total",
     "evaluate": "scoring the head",
 }
