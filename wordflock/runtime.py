@@ -53,6 +53,8 @@ def _built(spec: FeatureSpec, dimensions: Dimensions, tensors: dict[str, NDArray
 
 def device(settings: DataSettings) -> str:
     """The device to compute on. Raises WordflockError for a CUDA device that is not there."""
+    if settings.device == "cpu":
+        return "cpu"  # known without torch, which takes a second to import
     import torch
 
     if settings.device == "cuda" and not torch.cuda.is_available():

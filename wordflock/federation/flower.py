@@ -9,7 +9,6 @@ torch anew, for seconds on a small board.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import io
 import logging
@@ -29,6 +28,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from wordflock.federation.processes import end_with_parent
 
 if TYPE_CHECKING:
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
@@ -58,7 +59,7 @@ def main() -> None:
     """Run one of Flower's programs in this process."""
     program = sys.argv.pop(1)
     sys.argv[0] = f"flower-{program}"
-    _end_with_parent()
+    end_with_parent()
     match program:
         case "superlink":
             _superlink()
@@ -250,7 +251,7 @@ def _superexec() -> None:
 
 def _run_forked(program: Callable[[], None], address: str, token: str, ca: str | None) -> NoReturn:
     """Run an app in a process just forked, and end the process with it."""
-    _end_with_parent()
+    end_with_parent()
     sys.argv = [f"flwr-{os.environ[KIND]}", "--runtime-api-address", address, "--token", token]
     sys.argv += ["--insecure"] if ca is None else ["--root-certificates", ca]
     status = 1
@@ -316,14 +317,6 @@ def _supernode() -> NoReturn:
     setattr(start_client_internal, "time", SimpleNamespace(sleep=Waiting().sleep))  # noqa: B010
     flower_supernode()
     os._exit(1)  # it came back because the connection failed, and its web server would keep the process alive
-
-
-def _end_with_parent() -> None:
-    parent = os.getppid()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, where there is Linux
-    if os.getppid() != parent:
-        sys.exit("The process that started this one is gone.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -58,8 +59,17 @@ def stoppable() -> Iterator[None]:
 def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a process that is gone afterwards, with all the memory that it needed."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def end_with_parent() -> None:
+    """Let this process be told to end when the one that started it ends, however it ends."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, where there is Linux
+    if os.getppid() != parent:
+        sys.exit("The process that started this one is gone.")
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
