@@ -174,7 +174,7 @@ def random_encoder(path: Path) -> Path:
     scale = {"conv1.weight": 0.1, "conv2.weight": 0.1}
     tensors = {
         f"model.encoder.{name}": (generator.normal(size=shape) * scale.get(name, 0.15)).astype(np.float32)
-        for name, shape in weights._shapes(sizes)
+        for name, shape in weights.shapes(sizes)
     }
     save_file(tensors, path)
     return path
