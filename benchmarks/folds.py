@@ -8,10 +8,11 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from wordflock.features import Features
-from wordflock.prepare import prepare
+from wordflock.features import Features, encode_clips, spec_of
+from wordflock.prepare import device, load_table
 from wordflock.randomness import numpy_generator
 from wordflock.settings import Settings
+from wordflock.task import choose_task, examples
 
 FOLDS = 3
 
@@ -25,15 +26,27 @@ class Fold:
     scored: Features
     scored_speakers: list[str]
     labels: list[str]
+    words: list[str]  # of the training clips
+    scored_words: list[str]
 
 
-def folds(settings: Settings) -> Iterator[Fold]:
-    """Every speaker of training and validation is scored in one fold; silence, which nobody spoke, is dealt by clip."""
-    prepared = prepare(settings, ("train", "validation"))
-    parts = list(prepared.features.values())
-    rows, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "labels"))
-    together = Features(parts[0].array, rows, labels)
-    speakers = np.array([clip.speaker for those in prepared.examples.values() for clip in those.clips])
+def folds(settings: Settings, every: int = 1) -> Iterator[Fold]:
+    """Every speaker of training and validation is scored in one fold; silence, which nobody spoke, is dealt by clip.
+
+    With `every`, only so many-th speakers, and crops of silence, are used and encoded at all.
+    """
+    table = load_table(settings)
+    task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
+    parts = [examples(table, task, split, settings.seed) for split in ("train", "validation")]
+    pairs = [pair for part in parts for pair in zip(part.clips, part.labels, strict=True)]
+    if every > 1:
+        chosen = set(sorted({clip.speaker for clip, _ in pairs if clip.speaker})[::every])
+        silence = [pair for pair in pairs if not pair[0].speaker][::every]
+        pairs = [pair for pair in pairs if pair[0].speaker in chosen] + silence
+    clips = [clip for clip, _ in pairs]
+    spec = spec_of(settings)
+    together = encode_clips(clips, [label for _, label in pairs], spec, settings.cache_folder, device(settings))
+    speakers, words = np.array([clip.speaker for clip in clips]), np.array([clip.word for clip in clips])
     generator = numpy_generator(0, "folds")
     names = generator.permutation(np.unique(speakers[speakers != ""]))
     fold_of = {name: place % FOLDS for place, name in enumerate(names)}
@@ -41,8 +54,15 @@ def folds(settings: Settings) -> Iterator[Fold]:
     fold[fold < 0] = generator.integers(FOLDS, size=(fold < 0).sum())
     for number in range(FOLDS):
         away, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        owners = speakers[away].tolist(), speakers[here].tolist()
-        yield Fold(together.select(away), owners[0], together.select(here), owners[1], prepared.task.labels)
+        yield Fold(
+            together.select(away),
+            speakers[away].tolist(),
+            together.select(here),
+            speakers[here].tolist(),
+            task.labels,
+            words[away].tolist(),
+            words[here].tolist(),
+        )
 
 
 def against(values: list[float], reference: list[float]) -> str:

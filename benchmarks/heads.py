@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.folds import Fold, against, folds
 from wordflock import audio, features
 from wordflock.features import Features
-from wordflock.head import AttentiveHead, count_parameters
+from wordflock.head import AttentiveHead, ConvolutionHead, MeanHead, count_parameters
 from wordflock.randomness import numpy_generator
 from wordflock.settings import TrainSettings
 from wordflock.training import Recipe, make_optimizer, predict, train_epoch
@@ -151,7 +151,9 @@ class Variant:
 
 VARIANTS = {
     "the defaults": Variant(),
+    "layer 1": Variant(options={"layer": "1"}),
     "layer 2": Variant(options={"layer": "2"}),
+    "layer 3": Variant(options={"layer": "3"}),
     "a quarter of the speakers": Variant(few=True),
     "a quarter of the speakers, layer 2": Variant(options={"layer": "2"}, few=True),
     "learned sum of layers 2, 3, last": Variant(partial(LayerSum, layers=3), {"layer": "2+3+last"}),
@@ -170,13 +172,19 @@ VARIANTS = {
     "attention of 64": Variant(partial(AttentiveHead, hidden=64)),
     "attention of 256": Variant(partial(AttentiveHead, hidden=256)),
     "noise on features": Variant(partial(Changed, change=noisy)),
-    "layer 3": Variant(options={"layer": "3"}),
     "window 1.0 s": Variant(options={"window": 1.0}),
     "window 1.2 s": Variant(options={"window": 1.2}),
+    "window 1.6 s": Variant(options={"window": 1.6}),
     "window 2.0 s": Variant(options={"window": 2.0}),
     "window 1.0 s, layer 2": Variant(options={"window": 1.0, "layer": "2"}),
     "the word in the middle, 0.2 s later": Variant(late=0.2),
     "no label smoothing": Variant(options={"label_smoothing": 0.0}),
+    "5 epochs": Variant(options={"epochs": 5}),
+    "float32": Variant(options={"precision": "float32"}),
+    "a perceptron on the mean of the frames": Variant(MeanHead),
+    "the seed's convolution": Variant(ConvolutionHead),
+    "every frame": Variant(options={"frame_pooling": 1}),
+    "window 30 s": Variant(options={"window": 30.0}),  # of all clips an hour or more: take --every 8
 }
 
 
@@ -186,6 +194,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", default="")
+    parser.add_argument("--every", type=int, default=1, help="take only every so many-th speaker")
     parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
     given = parser.parse_args()
     print("| configuration | parameters | accuracy (%) | against the defaults | unknown recall (%) | seconds |")
@@ -196,7 +205,8 @@ def main() -> None:
             continue
         settings = TrainSettings(data=given.data, keywords=given.keywords, cache=given.cache, **variant.options)
         with _later(variant.late, settings) as settings:
-            runs = [_run(variant, replace(settings, seed=seed), fold) for seed, fold in enumerate(folds(settings))]
+            those = enumerate(folds(settings, given.every))
+            runs = [_run(variant, replace(settings, seed=seed), fold) for seed, fold in those]
         parameters, accuracies, unknown, seconds = zip(*runs, strict=True)
         reference = reference or list(accuracies)
         row = against(list(accuracies), reference)

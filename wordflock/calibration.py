@@ -23,16 +23,18 @@ class Calibration:
     threshold: float = 0.0  # a keyword that is less probable than this is not to be believed
 
 
-def calibrate(logits: NDArray[np.float32], truth: NDArray[np.int64], keywords: int) -> Calibration:
+def calibrate(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], keywords: int, rejected: float = REJECTED_SHARE
+) -> Calibration:
     """The calibration that suits logits of shape (clips, labels), the first `keywords` labels being keywords.
 
     The temperature is the one of least cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is as high as
-    it can be with no more than 1% of the keywords recognised lost to it; 0 where none is recognised.
+    it can be with no more than the share `rejected` of the keywords recognised lost to it; 0 where none is recognised.
     """
     temperature = _temperature(logits, truth)
     shares, best = probabilities(logits / temperature), logits.argmax(axis=1)
     sure = np.sort(shares[np.arange(len(truth)), best][(best == truth) & (truth < keywords)])
-    return Calibration(temperature, float(sure[int(len(sure) * REJECTED_SHARE)]) if len(sure) else 0.0)
+    return Calibration(temperature, float(sure[int(len(sure) * rejected)]) if len(sure) else 0.0)
 
 
 def _temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
