@@ -12,7 +12,6 @@ AdamW too, where the correction is added to the gradient that AdamW sees.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.folds import Fold, against, folds
+from benchmarks.folds import Fold, against, command_line, folds
 from wordflock.data.synthetic import WORDS, synthesize
 from wordflock.features import Features
 from wordflock.head import Head, build_head
@@ -172,12 +171,7 @@ class Federation:
 
 def main() -> None:
     """Print the table, a row at a time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--keywords", default="")
-    parser.add_argument("--cache", default="")
-    parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
-    given = parser.parse_args()
+    given = command_line(__doc__).parse_args()
     print("| configuration | before (%) | after 5 (%) | against the defaults | after 10 (%) | against | seconds |")
     print("|---" * 7 + "|", flush=True)
     reference: list[list[float]] = []

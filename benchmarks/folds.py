@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -9,8 +10,9 @@ from statistics import mean, stdev
 import numpy as np
 
 from wordflock.features import Features, encode_clips, spec_of
-from wordflock.prepare import device, load_table
+from wordflock.prepare import load_table
 from wordflock.randomness import numpy_generator
+from wordflock.runtime import device
 from wordflock.settings import Settings
 from wordflock.task import choose_task, examples
 
@@ -69,3 +71,13 @@ def against(values: list[float], reference: list[float]) -> str:
     """The mean over folds, and the mean and standard deviation of what each fold differs from the reference by."""
     differences = [value - other for value, other in zip(values, reference, strict=True)]
     return f"{mean(values):.2f} | {mean(differences):+.2f} ± {stdev(differences):.2f}"
+
+
+def command_line(description: str | None) -> ArgumentParser:
+    """What all commands that cross-validate are told."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--keywords", default="")
+    parser.add_argument("--cache", default="")
+    parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
+    return parser

@@ -8,7 +8,6 @@ plays no part. Each fold has a seed of its own.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.folds import Fold, against, folds
+from benchmarks.folds import Fold, against, command_line, folds
 from wordflock import audio, features
 from wordflock.features import Features
 from wordflock.head import AttentiveHead, ConvolutionHead, MeanHead, count_parameters
@@ -190,12 +189,8 @@ VARIANTS = {
 
 def main() -> None:
     """Print the table, a row at a time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--keywords", default="")
-    parser.add_argument("--cache", default="")
+    parser = command_line(__doc__)
     parser.add_argument("--every", type=int, default=1, help="take only every so many-th speaker")
-    parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
     given = parser.parse_args()
     print("| configuration | parameters | accuracy (%) | against the defaults | unknown recall (%) | seconds |")
     print("|---" * 6 + "|", flush=True)

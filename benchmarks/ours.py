@@ -22,7 +22,7 @@ from wordflock.data import read_samples
 from wordflock.encoder import load_encoder
 from wordflock.features import Features, FeatureSpec, batch_size, encode_clips, spec_of, weights_for
 from wordflock.head import build_head
-from wordflock.onnx_encoder import build_session
+from wordflock.onnx_encoder import build_onnx_encoder
 from wordflock.settings import TrainSettings
 from wordflock.spectrogram import log_mel
 from wordflock.training import Recipe, make_optimizer, train_epoch
@@ -50,8 +50,8 @@ def encoder_pass(data: str, cache: str, size: int, **options: Any) -> dict[str, 
 def from_log_mels(spec: FeatureSpec) -> Callable[[NDArray[np.float32]], object]:
     """The encoder of a spec in one thread, without what comes before it and after it."""
     if spec.runtime == "onnxruntime":
-        session = build_session(spec, *weights_for(spec))
-        return lambda batch: session.run(None, {"log_mel": batch})
+        built = build_onnx_encoder(spec, *weights_for(spec))
+        return lambda batch: built.session.run(None, {"log_mel": batch})
     encoder = load_encoder(spec)
 
     def work(batch: NDArray[np.float32]) -> torch.Tensor:

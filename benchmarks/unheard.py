@@ -10,7 +10,6 @@ speakers who are scored come from the other half.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.folds import FOLDS, Fold, against, folds
+from benchmarks.folds import FOLDS, Fold, against, command_line, folds
 from benchmarks.heads import Changed, Maker, Temporal, masked, mixed
 from wordflock.calibration import calibrate, probabilities
 from wordflock.features import Features
@@ -96,12 +95,7 @@ VARIANTS = {
 
 def main() -> None:
     """Print the table, a row at a time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--keywords", default="")
-    parser.add_argument("--cache", default="")
-    parser.add_argument("--only", nargs="*", default=[], help="rows, beside the first, with one of these in the name")
-    given = parser.parse_args()
+    given = command_line(__doc__).parse_args()
     columns = [f"{100 * share:g}% lost: accuracy | never heard" for share in SHARES]
     print("| configuration | accuracy (%) | against | never heard (%) | against | " + " | ".join(columns) + " |")
     print("|---" * (5 + 2 * len(SHARES)) + "|", flush=True)

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from wordflock.encoder import build_encoder, encode
 from wordflock.errors import WordflockError
 from wordflock.features import FeatureSpec
-from wordflock.onnx_encoder import build_session
-from wordflock.onnx_encoder import encode as encode_with
+from wordflock.onnx_encoder import build_onnx_encoder
 from wordflock.weights import Dimensions, shapes
 
 SMALL = Dimensions(mels=80, width=32, layers=3, attention_heads=2, positions=100)
@@ -43,7 +42,7 @@ def noise(seconds: float, clips: int = 3) -> NDArray[np.float32]:
 def test_it_is_torch_s_encoder_again(window: float, layer: str, pooled: bool, frame_pooling: int) -> None:
     spec, tensors = FeatureSpec("", "", window, layer, pooled, frame_pooling), random_weights()
     theirs = encode(build_encoder(SMALL, tensors, layer, pooled, frame_pooling), noise(window))
-    ours = encode_with(build_session(spec, SMALL, tensors), noise(window))
+    ours = build_onnx_encoder(spec, SMALL, tensors).encode(noise(window))
     assert ours.shape == theirs.shape and ours.dtype == np.float16
     assert theirs.astype(np.float32).std() > 0.1
     np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), rtol=2e-3, atol=2e-3)
@@ -51,15 +50,23 @@ def test_it_is_torch_s_encoder_again(window: float, layer: str, pooled: bool, fr
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(WordflockError, match=r"^The encoder has layers 1 to 3, and not all of 2\+4\.$"):
-        build_session(FeatureSpec("", "", 1.0, "2+4"), SMALL, random_weights())
+        build_onnx_encoder(FeatureSpec("", "", 1.0, "2+4"), SMALL, random_weights())
 
 
 def test_threads_may_share_it() -> None:
-    session, clips = build_session(FeatureSpec("", "", 1.0, "last"), SMALL, random_weights()), noise(1.0, 24)
-    alone = encode_with(session, clips)
+    encoder, clips = build_onnx_encoder(FeatureSpec("", "", 1.0, "last"), SMALL, random_weights()), noise(1.0, 24)
+    alone = encoder.encode(clips)
     with ThreadPoolExecutor(4) as pool:
-        shared = list(pool.map(lambda clip: encode_with(session, clip[np.newaxis]), clips))
+        shared = list(pool.map(lambda clip: encoder.encode(clip[np.newaxis]), clips))
     assert np.concatenate(shared).tobytes() == alone.tobytes()
+
+
+def test_it_keeps_the_memory_that_onnxruntime_reads() -> None:
+    tensors = random_weights()
+    encoder = build_onnx_encoder(FeatureSpec("", "", 1.0, "last"), SMALL, tensors)
+    kept = {array.tobytes() for array in (value.numpy() for value in encoder.weights)}
+    norms = {array.tobytes() for name, array in tensors.items() if "norm.bias" in name}
+    assert len(norms) == 7 and norms <= kept
 
 
 def test_it_needs_no_torch() -> None:

@@ -1,11 +1,12 @@
 """The encoder of encoder.py as an ONNX graph that onnxruntime runs: no torch, for small devices and a quick start.
 
 The graph is written here, node by node, and not exported from torch, which would have to be loaded for that. The
-weights stay where `weights.load` put them: onnxruntime reads them from there.
+weights are no part of it: onnxruntime reads them where numpy has them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,34 +17,42 @@ from wordflock.spectrogram import log_mel
 from wordflock.weights import Dimensions
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, OrtValue
 
 OPSET, IR_VERSION = 20, 9  # the first with Gelu; read by every onnxruntime since 1.17
 CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators
 
 
-def encode(session: InferenceSession, clips: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The features, as they are stored, of clips of shape (batch, samples); any number of threads may do so at once.
+@dataclass(frozen=True)
+class OnnxEncoder:
+    """An encoder in one thread and in float32; any number of threads may call it at once."""
 
-    They are the same bytes whichever clips are encoded together.
-    """
-    (features,) = session.run(None, {"log_mel": log_mel(clips)})
-    stored: NDArray[np.float16] = features.astype(np.float16)
-    return stored
+    session: InferenceSession
+    weights: list[OrtValue]  # whose memory onnxruntime reads, and does not keep: they must last as long as the session
+
+    def encode(self, clips: NDArray[np.float32]) -> NDArray[np.float16]:
+        """The features, as they are stored, of clips of shape (batch, samples).
+
+        They are the same bytes whichever clips are encoded together.
+        """
+        (features,) = self.session.run(None, {"log_mel": log_mel(clips)})
+        stored: NDArray[np.float16] = features.astype(np.float16)
+        return stored
 
 
-def build_session(
+def build_onnx_encoder(
     spec: FeatureSpec, dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]]
-) -> InferenceSession:
-    """The encoder that makes the features of a spec, in one thread and in float32, whatever the spec says of that."""
+) -> OnnxEncoder:
+    """The encoder that makes the features of a spec, whatever that says of runtime and precision."""
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
     graph = _encoder(spec, dimensions, tensors)
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # threads come from outside, one a batch
-    weights = {name: OrtValue.ortvalue_from_numpy(array) for name, array in graph.weights.items()}
-    options.add_external_initializers(list(weights), list(weights.values()))
-    return InferenceSession(graph.serialized(dimensions.mels), options, providers=["CPUExecutionProvider"])
+    weights = [OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
+    options.add_external_initializers(list(graph.weights), weights)
+    session = InferenceSession(graph.serialized(dimensions.mels), options, providers=["CPUExecutionProvider"])
+    return OnnxEncoder(session, weights)
 
 
 class _Graph:

@@ -42,9 +42,9 @@ def open_encoder(spec: FeatureSpec, device: str = "cpu", source: Source | None =
 
 def _built(spec: FeatureSpec, dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]], device: str) -> Encode:
     if spec.runtime == "onnxruntime":
-        from wordflock import onnx_encoder
+        from wordflock.onnx_encoder import build_onnx_encoder
 
-        return partial(onnx_encoder.encode, onnx_encoder.build_session(spec, dimensions, tensors))
+        return build_onnx_encoder(spec, dimensions, tensors).encode
     from wordflock import encoder
 
     built = encoder.build_encoder(dimensions, tensors, spec.layer, spec.pooled, spec.frame_pooling, spec.precision)

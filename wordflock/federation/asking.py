@@ -34,9 +34,8 @@ def ask(
         came = answers(
             grid, messages, seconds, lambda nodes: f"for the {WAITED_FOR.get(what, what)} of {len(nodes)} clients"
         )
-        for client, message, reply in zip(
-            some, messages, came, strict=True
-        ):  # the first are worked on while others are at it
+        # The first are worked on while others are at it.
+        for client, message, reply in zip(some, messages, came, strict=True):
             if reply is None or reply.has_error():
                 refuse(client, "did not answer in time" if reply is None else failure_of(reply))
             else:
