@@ -66,11 +66,12 @@ def superlink(tmp_path):
         log.close()
 
 
-def test_it_gives_the_same_bytes_as_the_simulation_in_process(wordflock: Wordflock, superlink, tmp_path):
+@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime"])
+def test_it_gives_the_same_bytes_as_the_simulation_in_process(wordflock: Wordflock, superlink, tmp_path, runtime):
     options = {
         "data": str(wordflock.path("words")),
         "encoder": str(wordflock.path("encoder")),
-        "cache": str(tmp_path / "cache"),
+        "runtime": runtime,
         "runs": str(tmp_path / "runs"),
         "clients": CLIENTS,
         "clients-per-round": 3,
@@ -80,8 +81,14 @@ def test_it_gives_the_same_bytes_as_the_simulation_in_process(wordflock: Wordflo
     }
     for workers in (1, 2):
         arguments = " ".join(f"--{key}={value}" for key, value in options.items())
-        assert_done(wordflock.run(f"simulate {arguments} --workers={workers} --name=workers-{workers}"))
-    config = " ".join(f"{key}={value!r}" for key, value in {**options, "name": "ray"}.items())
+        assert_done(
+            wordflock.run(
+                f"simulate {arguments} --workers={workers} --cache={tmp_path}/{workers} --name=workers-{workers}"
+            )
+        )  # a cache of its own
+    config = " ".join(
+        f"{key}={value!r}" for key, value in {**options, "cache": str(tmp_path / "ray"), "name": "ray"}.items()
+    )
     federation = f"num-supernodes={CLIENTS} client-resources-num-cpus=1"
     flower = subprocess.run(
         [program("flwr"), "run", ".", "here", "--stream", "--federation-config", federation, "--run-config", config],

@@ -1,0 +1,55 @@
+"""Milliseconds of processor time that a clip takes in each backend: `python -m benchmarks.backends`.
+
+Two layers of the smallest Whisper with random weights, over a batch of clips of the default window; the least of
+several times, in turns, of one thread's own processor time, so that a busy machine measures the same.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wordflock import runtime
+from wordflock.audio import SAMPLE_RATE
+from wordflock.features import FeatureSpec
+from wordflock.processor import processor_name
+from wordflock.randomness import numpy_generator
+from wordflock.weights import Dimensions, shapes
+
+DIMENSIONS = Dimensions(mels=80, width=384, layers=2, attention_heads=6)
+SPEC = FeatureSpec("", "", 1.4, "last", frame_pooling=6)
+CLIPS, REPEATS = 8, 6
+
+
+def main() -> None:
+    """Print a line for each backend."""
+    generator = numpy_generator(0, "timing")
+
+    def random(*shape: int) -> NDArray[np.float32]:
+        return generator.standard_normal(shape, np.float32) * np.float32(0.05)
+
+    tensors = {name: random(*shape) for name, shape in shapes(DIMENSIONS)}
+    clips = random(CLIPS, round(SPEC.window * SAMPLE_RATE))
+    encoders, best = dict[str, runtime.Encode](), dict[str, float]()
+    with patch.object(runtime, "weights_for", lambda spec, source: (DIMENSIONS, tensors)):
+        for way, precision in runtime.available_ways("cpu"):
+            encoders[f"{way} {precision}"] = runtime.open_encoder(replace(SPEC, runtime=way, precision=precision))
+    torch.set_num_threads(1)
+    for turn in range(1 + REPEATS):
+        for name, encode in encoders.items():
+            started = time.thread_time()
+            encode(clips)
+            took = 1000 * (time.thread_time() - started) / CLIPS
+            best[name] = min(took, best.get(name, took)) if turn > 1 else took
+    print(f"processor: {processor_name()}, torch {torch.__version__}")
+    for name, milliseconds in best.items():
+        print(f"{name}: {milliseconds:.2f} ms a clip")
+
+
+if __name__ == "__main__":
+    main()
