@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordflock import runtime
-from wordflock.audio import SAMPLE_RATE
-from wordflock.features import FeatureSpec
-from wordflock.processor import processor_name
+from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.encoder import backend
+from wordflock.encoder.processor import processor_name
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.weights import Dimensions, shapes
 from wordflock.randomness import numpy_generator
-from wordflock.weights import Dimensions, shapes
 
 DIMENSIONS = Dimensions(mels=80, width=384, layers=2, attention_heads=6)
 SPEC = FeatureSpec("", "", 1.4, "last", frame_pooling=6)
@@ -35,10 +35,10 @@ def main() -> None:
 
     tensors = {name: random(*shape) for name, shape in shapes(DIMENSIONS)}
     clips = random(CLIPS, round(SPEC.window * SAMPLE_RATE))
-    encoders, best = dict[str, runtime.Encode](), dict[str, float]()
-    with patch.object(runtime, "weights_for", lambda spec, source: (DIMENSIONS, tensors)):
-        for way, precision in runtime.available_ways("cpu"):
-            encoders[f"{way} {precision}"] = runtime.open_encoder(replace(SPEC, runtime=way, precision=precision))
+    encoders, best = dict[str, backend.Encode](), dict[str, float]()
+    with patch.object(backend, "weights_for", lambda spec, source: (DIMENSIONS, tensors)):
+        for way, precision in backend.available_ways("cpu"):
+            encoders[f"{way} {precision}"] = backend.open_encoder(replace(SPEC, runtime=way, precision=precision))
     torch.set_num_threads(1)
     for turn in range(1 + REPEATS):
         for name, encode in encoders.items():

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from wordflock.data.clips import Clip
-from wordflock.features import FeatureSpec, encode_clips
+from wordflock.data.task import choose_task, examples
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import encode_clips
 from wordflock.prepare import load_table
 from wordflock.settings import Settings
-from wordflock.task import choose_task, examples
 
 CLIPS = 850  # of one client: the number that the seed system gives its figures for
 

@@ -9,12 +9,12 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from wordflock.features import Features, encode_clips, spec_of
+from wordflock.data.task import choose_task, examples
+from wordflock.encoder.backend import device, spec_of
+from wordflock.encoder.store import Features, encode_clips
 from wordflock.prepare import load_table
 from wordflock.randomness import numpy_generator
-from wordflock.runtime import device
 from wordflock.settings import Settings
-from wordflock.task import choose_task, examples
 
 FOLDS = 3
 

@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.folds import Fold, against, command_line, folds
-from wordflock import audio, features
-from wordflock.features import Features
-from wordflock.head import AttentiveHead, ConvolutionHead, MeanHead, count_parameters
+from wordflock.audio import reading
+from wordflock.encoder import store
+from wordflock.encoder.store import Features
+from wordflock.head.torch_head import AttentiveHead, ConvolutionHead, MeanHead, count_parameters
+from wordflock.head.training import Recipe, make_optimizer, predict, train_epoch
 from wordflock.randomness import numpy_generator
 from wordflock.settings import TrainSettings
-from wordflock.training import Recipe, make_optimizer, predict, train_epoch
 
 Maker = Callable[[int, int, int], nn.Module]  # from frames, width and labels
 
@@ -235,12 +236,12 @@ def _later(seconds: float, settings: TrainSettings) -> Iterator[TrainSettings]:
     if not seconds:
         yield settings
         return
-    silence = np.zeros(round(seconds * audio.SAMPLE_RATE), np.float32)
-    features.fit = lambda clip, samples: audio.fit(np.concatenate([silence, clip]), samples)
+    silence = np.zeros(round(seconds * reading.SAMPLE_RATE), np.float32)
+    store.fit = lambda clip, samples: reading.fit(np.concatenate([silence, clip]), samples)
     try:
         yield replace(settings, cache=str(settings.cache_folder / f"late-{seconds}"))
     finally:
-        features.fit = audio.fit
+        store.fit = reading.fit
 
 
 def _less_mean(features: Features, speakers: list[str]) -> Features:

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 
 from benchmarks.clips import chosen_clips, features_of, own_memory, run, seconds
 from benchmarks.rounds import SPEC, WIDTH, few_clips, rounds_in_process
-from wordflock.audio import SAMPLE_RATE, fit
+from wordflock.audio.reading import SAMPLE_RATE, fit
+from wordflock.audio.spectrogram import log_mel
 from wordflock.data import read_samples
-from wordflock.encoder import load_encoder
-from wordflock.features import Features, FeatureSpec, batch_size, encode_clips, spec_of, weights_for
-from wordflock.head import build_head
-from wordflock.onnx_encoder import build_onnx_encoder
+from wordflock.encoder.backend import batch_size, spec_of
+from wordflock.encoder.onnx_encoder import build_onnx_encoder
+from wordflock.encoder.spec import FeatureSpec, weights_for
+from wordflock.encoder.store import Features, encode_clips
+from wordflock.encoder.torch_encoder import load_encoder
+from wordflock.head.torch_head import build_head
+from wordflock.head.training import Recipe, make_optimizer, train_epoch
 from wordflock.settings import TrainSettings
-from wordflock.spectrogram import log_mel
-from wordflock.training import Recipe, make_optimizer, train_epoch
 
 LABELS, WORKERS = 12, os.cpu_count() or 1
 FAST = {"window": 1.0, "layer": "2"}  # the fastest recipe within half a point of the default (docs/accuracy.md)

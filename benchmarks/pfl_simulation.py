@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from benchmarks.clips import features_of, run
 from benchmarks.rounds import few_clips
-from wordflock.features import Features, spec_of
-from wordflock.head import AttentiveHead
+from wordflock.encoder.backend import spec_of
+from wordflock.encoder.store import Features
+from wordflock.head.torch_head import AttentiveHead
 from wordflock.settings import FederationSettings, Settings
 
 ROUNDS = 3

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from wordflock.centralized import new_head
-from wordflock.federation.members import federation
-from wordflock.privacy import PrivateSums
+from wordflock.head.training import pool
+from wordflock.partition import federation
+from wordflock.privacy.mechanism import PrivateSums
+from wordflock.run import new_head
 from wordflock.settings import FederationSettings
-from wordflock.training import pool
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)
 

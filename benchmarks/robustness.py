@@ -17,20 +17,21 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.audio import SAMPLE_RATE, fit
-from wordflock.augment import with_noise
-from wordflock.calibration import calibrate, probabilities
+from wordflock.audio.augment import with_noise
+from wordflock.audio.reading import SAMPLE_RATE, fit
+from wordflock.audio.spectrogram import log_mel
 from wordflock.data import read_samples
 from wordflock.data.clips import Clip, ClipTable
-from wordflock.encoder import load_encoder
-from wordflock.features import Features, encode_clips, gathered, spec_of, with_variants
-from wordflock.head import Head, build_head
+from wordflock.data.task import UNKNOWN, Task, choose_task, examples
+from wordflock.encoder.backend import spec_of
+from wordflock.encoder.store import Features, encode_clips, gathered, with_variants
+from wordflock.encoder.torch_encoder import load_encoder
+from wordflock.head.calibration import calibrate, probabilities
+from wordflock.head.torch_head import Head, build_head
+from wordflock.head.training import Recipe, make_optimizer, predict, train_epoch
 from wordflock.prepare import load_table
 from wordflock.randomness import numpy_generator
 from wordflock.settings import TrainSettings
-from wordflock.spectrogram import log_mel
-from wordflock.task import UNKNOWN, Task, choose_task, examples
-from wordflock.training import Recipe, make_optimizer, predict, train_epoch
 
 KEPT_OUT = ("doing_the_dishes", "exercise_bike")  # recordings
 RATIOS = (20, 10, 5, 0)  # dB

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from flwr.serverapp import Grid
 
-from wordflock.checkpoint import get_weights
 from wordflock.data.clips import ClipTable
-from wordflock.features import Features, FeatureSpec
+from wordflock.data.task import Task
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import Features
 from wordflock.federation import client_app
 from wordflock.federation.in_process import in_process_grid
-from wordflock.federation.members import Federation, Member
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import averaged_round
 from wordflock.federation.strategy import make_strategy
-from wordflock.head import build_head
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.torch_head import build_head
+from wordflock.partition import Federation, Member
 from wordflock.prepare import Prepared
 from wordflock.settings import FederationSettings
-from wordflock.task import Task
 
 SPEC = FeatureSpec("none", "0" * 64, 1.4, "last", frame_pooling=6)
 TASK = Task(tuple(f"word{n}" for n in range(10)), silence=True, unknown=True)

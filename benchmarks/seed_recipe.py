@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.clips import chosen_clips, run, seconds
-from wordflock.audio import SAMPLE_RATE, fit
+from wordflock.audio.reading import SAMPLE_RATE, fit
+from wordflock.audio.spectrogram import log_mel
 from wordflock.data import read_samples
-from wordflock.encoder import load_encoder
-from wordflock.features import feature_spec
-from wordflock.head import build_head, count_parameters
-from wordflock.spectrogram import log_mel
+from wordflock.encoder.spec import feature_spec
+from wordflock.encoder.torch_encoder import load_encoder
+from wordflock.head.torch_head import build_head, count_parameters
 
 WINDOW, BATCH, LABELS, MEASURED = 30.0, 8, 12, 16
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 
-from wordflock.closed_form import Moments, Sums, solve
-from wordflock.head import build_head
-from wordflock.metrics import score
+from wordflock.head.closed_form import Moments, Sums, solve
+from wordflock.head.metrics import score
+from wordflock.head.torch_head import build_head
+from wordflock.head.training import pool
 from wordflock.prepare import prepare
 from wordflock.settings import TrainSettings
-from wordflock.training import pool
 
 FACTORS = (1, 2, 5, 8, 10, 12, 15, 20, 40)
 

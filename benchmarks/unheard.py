@@ -23,12 +23,12 @@ from torch import Tensor
 
 from benchmarks.folds import FOLDS, Fold, against, command_line, folds
 from benchmarks.heads import Changed, Maker, Temporal, masked, mixed
-from wordflock.calibration import calibrate, probabilities
-from wordflock.features import Features
-from wordflock.head import AttentiveHead
+from wordflock.encoder.store import Features
+from wordflock.head.calibration import calibrate, probabilities
+from wordflock.head.torch_head import AttentiveHead
+from wordflock.head.training import Recipe, make_optimizer, predict, train_epoch
 from wordflock.randomness import numpy_generator
 from wordflock.settings import TrainSettings
-from wordflock.training import Recipe, make_optimizer, predict, train_epoch
 
 More = Callable[[Tensor, Tensor, np.random.Generator], Tensor]  # of two keywords a clip, an unknown word
 SHARES = (0.0025, 0.005, 0.01)  # of the recognised keywords, lost to a threshold

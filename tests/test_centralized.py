@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wordflock import centralized, checkpoint, files, report, run
-from wordflock.checkpoint import Checkpoint, load_checkpoint
+from wordflock import centralized, figures, files, run
 from wordflock.data.clips import ClipTable
+from wordflock.data.task import Examples, Task
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
-from wordflock.features import Features, FeatureSpec
+from wordflock.head import checkpoint
+from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.prepare import Prepared
 from wordflock.settings import TrainSettings
-from wordflock.task import Examples, Task
 
 SPEC = FeatureSpec("nowhere", "ab" * 32, 0.2, "last")
 WIDTH, CLIPS = 6, {"train": 40, "validation": 12, "test": 12}
@@ -45,7 +47,7 @@ def words(settings: TrainSettings) -> Prepared:
 def no_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     """No clips to read, and no figures to draw."""
     monkeypatch.setattr(centralized, "prepare", words)
-    monkeypatch.setattr(report, "plot_accuracy", lambda *_: None)
+    monkeypatch.setattr(figures, "plot_accuracy", lambda *_: None)
 
 
 @pytest.fixture

@@ -13,23 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from wordflock.adamw import AdamW
-from wordflock.calibration import calibrate
-from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
-from wordflock.closed_form import Moments, Sums, SumsFolder, solve
+from wordflock.encoder.backend import device
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
-from wordflock.head import Head, build_head, count_parameters
-from wordflock.metrics import Score
-from wordflock.numpy_head import Projection
+from wordflock.head.adamw import AdamW
+from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
+from wordflock.head.closed_form import Moments, Sums, SumsFolder, solve
+from wordflock.head.torch_head import Head, count_parameters
+from wordflock.head.training import Recipe, evaluate_head, make_optimizer, pool, put_solution, train_epoch
 from wordflock.prepare import Prepared, prepare, settled
-from wordflock.privacy import PrivateSums, check_privacy, format_privacy
+from wordflock.privacy.mechanism import PrivateSums, format_privacy
 from wordflock.progress import progress
 from wordflock.randomness import numpy_generator
-from wordflock.run import BEST, LAST, METRICS, Run
-from wordflock.runtime import device
-from wordflock.settings import HeadSettings, TrainSettings
-from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, predict, put_solution, train_epoch
+from wordflock.run import LAST, METRICS, Run, checkpoint_of, finish, new_head
+from wordflock.settings import TrainSettings, check_privacy
 
 
 def train(settings: TrainSettings) -> Path:
@@ -133,50 +130,6 @@ def _train_exactly(settings: TrainSettings, prepared: Prepared, head: Head, seco
     print(f"solved: validation loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
     finish(run, "epoch", settings, prepared, metrics)
     return run.folder
-
-
-def new_head(settings: HeadSettings, prepared: Prepared) -> Head:
-    """The untrained head that the settings ask for."""
-    _, frames, width = prepared.features["train"].array.shape
-    labels = len(prepared.task.labels)
-    large, seed = settings.allow_large_head, settings.seed
-    drawn = Projection(settings.random_features, seed) if settings.random_features else None
-    return build_head(settings.head, frames, width, labels, seed=seed, allow_large=large, projection=drawn)
-
-
-def checkpoint_of(
-    head: nn.Module, settings: HeadSettings, prepared: Prepared, *, mode: str, score: Score, **counter: int
-) -> Checkpoint:
-    """The head as a checkpoint."""
-    width = prepared.features["validation"].array.shape[2]
-    training = {"mode": mode, "seed": settings.seed, "validation_accuracy": score.accuracy, **counter}
-    weights, drawn = get_weights(head), settings.random_features
-    return Checkpoint(
-        prepared.task.labels, settings.head, width, prepared.spec, weights, training, random_features=drawn
-    )
-
-
-def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:
-    """Calibrate the best head on validation clips, score it on the test split, once, and write down everything."""
-    best, where = load_checkpoint(run.folder / BEST), device(settings)
-    head, validation = best.build().to(where), prepared.features["validation"]
-    if len(validation):
-        logits = predict(head, validation, device=where)
-        best = replace(best, calibration=calibrate(logits, validation.labels, len(prepared.task.keywords)))
-        save_checkpoint(run.folder / BEST, best)
-    for split in ("validation", "test"):
-        if not len(prepared.features[split]):
-            continue  # a server of real devices need not have any clips
-        score = evaluate_head(head, prepared.features[split], best.labels, device=where, calibration=best.calibration)
-        metrics = {**metrics, split: score.as_json()}
-        low, high = score.interval
-        if split == "test":
-            print(
-                f"test of the best ({counter} {best.training[counter]}): loss = {score.loss:.4f}, "
-                f"accuracy = {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips"
-            )
-    run.finish(counter, metrics)
-    print(f"run: {run.folder}")
 
 
 def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, prepared: Prepared) -> int:

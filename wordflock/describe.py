@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from wordflock.data.clips import SPLITS
+from wordflock.data.task import choose_task, examples
 from wordflock.errors import WordflockError
 from wordflock.prepare import load_table
 from wordflock.settings import PartitionSettings
-from wordflock.task import choose_task, examples
 
 
 def describe(settings: PartitionSettings, plot: Path | None) -> str:
@@ -33,8 +33,8 @@ def describe(settings: PartitionSettings, plot: Path | None) -> str:
     if table.faults:
         lines.append(f"  left out: {len(table.faults)} files")
     if plot:
+        from wordflock.figures import plot_clips_per_client
         from wordflock.partition import partition_clips
-        from wordflock.report import plot_clips_per_client
 
         if plot.suffix.lower() != ".png":
             raise WordflockError(f"--plot {plot} is no PNG; give a name that ends in .png.")

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import lru_cache
 from io import StringIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
-from wordflock.settings import PartitionSettings
+from wordflock.settings import FederationSettings, PartitionSettings
+
+if TYPE_CHECKING:
+    from wordflock.prepare import Prepared
 
 
 def partition_clips(
@@ -95,3 +103,43 @@ def _by_flower(labels: NDArray[np.int64], settings: PartitionSettings) -> list[N
     for place, clip in enumerate(np.setdiff1d(clips, np.concatenate(rows))):
         rows[place % clients].append(int(clip))
     return [np.sort(np.array(part, dtype=np.int64)) for part in rows]
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one client knows."""
+
+    client: int
+    train: Features
+    held_back: Features
+    labels: list[str]
+    spec: FeatureSpec
+    name: str = ""
+    encode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A data set, and its training clips divided among the clients."""
+
+    prepared: Prepared
+    members: list[Member]
+
+
+@lru_cache(maxsize=1)
+def federation(settings: FederationSettings) -> Federation:
+    """The federation that the settings describe; made once in a process, and the same in every process."""
+    # Here, because a real device's rounds need neither.
+    from wordflock.partition import hold_back, partition_clips
+    from wordflock.prepare import prepare
+
+    prepared = prepare(settings)
+    features = prepared.features["train"]
+    speakers = [clip.speaker for clip in prepared.examples["train"].clips]
+    parts = partition_clips(speakers, features.labels, settings)
+    members = []
+    for client, clips in enumerate(parts):
+        train, held_back = hold_back(clips, settings.held_back_share, settings.seed, client)
+        labels, spec = prepared.task.labels, prepared.spec
+        members.append(Member(client, features.select(train), features.select(held_back), labels, spec))
+    return Federation(prepared, members)

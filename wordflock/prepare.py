@@ -9,11 +9,12 @@ from typing import TypeVar
 
 from wordflock.data import load_clips
 from wordflock.data.clips import SPLITS, ClipTable
+from wordflock.data.task import Examples, Task, choose_task, examples
+from wordflock.encoder.backend import device, spec_of
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import Features, encode_clips, gathered, with_variants
 from wordflock.errors import WordflockError
-from wordflock.features import Features, FeatureSpec, encode_clips, gathered, spec_of, with_variants
-from wordflock.runtime import device
 from wordflock.settings import DataSettings, Settings
-from wordflock.task import Examples, Task, choose_task, examples
 
 SYNTHETIC = "synthetic"
 

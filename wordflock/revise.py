@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wordflock.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
-from wordflock.closed_form import Scale, Sums, SumsFolder, solve
 from wordflock.data.clips import Clip
+from wordflock.data.task import UNKNOWN, Task
+from wordflock.encoder.backend import device
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import encode_clips
 from wordflock.errors import WordflockError
-from wordflock.features import FeatureSpec, encode_clips
 from wordflock.files import write_atomically
-from wordflock.head import Head
+from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
+from wordflock.head.closed_form import Scale, Sums, SumsFolder, solve, widened
+from wordflock.head.torch_head import Head
+from wordflock.head.training import layer, pool
 from wordflock.prepare import load_table, prepare
 from wordflock.run import BEST, LAST
-from wordflock.runtime import device
 from wordflock.settings import DataSettings, FederationSettings, HeadSettings, TrainSettings
-from wordflock.task import UNKNOWN, Task
-from wordflock.training import layer, pool
 
 REVISIONS = "revisions.jsonl"
 
@@ -126,26 +126,6 @@ def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head)
     return run.checkpoint.labels, run.scale, run.total
 
 
-def widened(
-    scale: Scale, total: Sums, labels: Sequence[str], placed: Sequence[str], arriving: NDArray[np.float64]
-) -> tuple[Scale, Sums]:
-    """The scale and the sums of a head with `labels`, for one with the labels `placed`: new ones have nothing in the
-    sums yet, and their `arriving` clips will weigh as much in all as those of another label do on average.
-
-    Raises WordflockError for a label that is left out, and for a new one of which no clips arrive.
-    """
-    if missing := [label for label in labels if label not in placed]:
-        raise WordflockError(f"The head knows {', '.join(missing)} as well; name all of its labels.")
-    order, size = [placed.index(label) for label in labels], len(placed)
-    cross, counts, weights = np.zeros((len(total.cross), size)), np.zeros(size), np.ones(size)
-    cross[:, order], counts[order], weights[order] = total.cross, total.counts, scale.label_weights
-    for place in sorted(set(range(size)) - set(order)):
-        if not arriving[place]:
-            raise WordflockError(f"The new word {placed[place]!r} has no training clips.")
-        weights[place] = float((scale.label_weights * total.counts).mean()) / arriving[place]
-    return replace(scale, label_weights=weights), Sums(total.triangle, cross, counts)
-
-
 @dataclass(frozen=True)
 class _Run:
     """A run that was solved from sums, as it stands."""
@@ -220,7 +200,7 @@ def _solved_from(settings: FederationSettings | TrainSettings) -> list[_Part]:
         prepared = prepare(settings, ["train"])
         owner = np.zeros(len(prepared.features["train"]), dtype=np.int64)
     else:
-        from wordflock.federation.members import federation
+        from wordflock.partition import federation
 
         made = federation(settings)
         prepared = made.prepared

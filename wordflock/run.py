@@ -9,12 +9,22 @@ from __future__ import annotations
 import errno
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wordflock.checkpoint import Checkpoint, save_checkpoint
+from torch import nn
+
+from wordflock.encoder.backend import device
 from wordflock.errors import WordflockError
 from wordflock.files import write_atomically
+from wordflock.head.calibration import calibrate
+from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
+from wordflock.head.metrics import Score
+from wordflock.head.numpy_head import Projection
+from wordflock.head.torch_head import Head, build_head
+from wordflock.head.training import evaluate_head, predict
+from wordflock.prepare import Prepared
 from wordflock.settings import HeadSettings
 
 BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.json"
@@ -65,7 +75,7 @@ class Run:
         if (
             len(self.history) > 1
         ):  # a curve of one point says nothing, and would take a second of an exact round's three
-            from wordflock.report import plot_accuracy
+            from wordflock.figures import plot_accuracy
 
             plot_accuracy(self.history, counter, self.folder / "accuracy.png")
         self._events.close()
@@ -99,3 +109,47 @@ def _make_folder(settings: HeadSettings, mode: str, going_on: bool) -> Path:
             f"The run's folder {folder} cannot be made ({error.strerror}); name another place with --runs."
         ) from error
     return folder
+
+
+def new_head(settings: HeadSettings, prepared: Prepared) -> Head:
+    """The untrained head that the settings ask for."""
+    _, frames, width = prepared.features["train"].array.shape
+    labels = len(prepared.task.labels)
+    large, seed = settings.allow_large_head, settings.seed
+    drawn = Projection(settings.random_features, seed) if settings.random_features else None
+    return build_head(settings.head, frames, width, labels, seed=seed, allow_large=large, projection=drawn)
+
+
+def checkpoint_of(
+    head: nn.Module, settings: HeadSettings, prepared: Prepared, *, mode: str, score: Score, **counter: int
+) -> Checkpoint:
+    """The head as a checkpoint."""
+    width = prepared.features["validation"].array.shape[2]
+    training = {"mode": mode, "seed": settings.seed, "validation_accuracy": score.accuracy, **counter}
+    weights, drawn = get_weights(head), settings.random_features
+    return Checkpoint(
+        prepared.task.labels, settings.head, width, prepared.spec, weights, training, random_features=drawn
+    )
+
+
+def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:
+    """Calibrate the best head on validation clips, score it on the test split, once, and write down everything."""
+    best, where = load_checkpoint(run.folder / BEST), device(settings)
+    head, validation = best.build().to(where), prepared.features["validation"]
+    if len(validation):
+        logits = predict(head, validation, device=where)
+        best = replace(best, calibration=calibrate(logits, validation.labels, len(prepared.task.keywords)))
+        save_checkpoint(run.folder / BEST, best)
+    for split in ("validation", "test"):
+        if not len(prepared.features[split]):
+            continue  # a server of real devices need not have any clips
+        score = evaluate_head(head, prepared.features[split], best.labels, device=where, calibration=best.calibration)
+        metrics = {**metrics, split: score.as_json()}
+        low, high = score.interval
+        if split == "test":
+            print(
+                f"test of the best ({counter} {best.training[counter]}): loss = {score.loss:.4f}, "
+                f"accuracy = {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips"
+            )
+    run.finish(counter, metrics)
+    print(f"run: {run.folder}")

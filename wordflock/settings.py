@@ -13,6 +13,7 @@ HEADS = ("attentive", "convolution", "mean", "linear", "linear-mean", "normalize
 POOLED_HEADS = ("linear", "linear-mean", "normalized")  # which work on frames pooled before they are stored
 PRECISIONS = ("float32", "bfloat16")
 RUNTIMES = ("torch", "onnxruntime")
+
 # Values for options that are not given, by the name of a recipe.
 RECIPES: dict[str, dict[str, Any]] = {
     "wordflock": {},
@@ -316,3 +317,35 @@ class ClientSettings(PartitionSettings):
 def dashed(name: str) -> str:
     """An option's name as users write it."""
     return name.replace("_", "-")
+
+
+def check_privacy(settings: HeadSettings) -> None:
+    """Raises WordflockError where settings ask for a privacy, or for a change of sums, that they cannot have."""
+    earlier = [key for key in ("add_to", "take_from") if getattr(settings, key, "")]
+    if len(earlier) > 1 or (earlier and (settings.dp_epsilon is not None or settings.strategy != "exact")):  # type: ignore[attr-defined]
+        raise WordflockError("--add-to and --take-from are for --strategy exact without --dp-epsilon, one at a time.")
+    if getattr(settings, "secure_sums", False) and getattr(settings, "keep", "total") != "total":
+        raise WordflockError("--keep client-sums keeps what --secure-sums hides; take one of the two.")
+    if settings.dp_epsilon is None:
+        return
+    if not settings.dp_delta:
+        raise WordflockError("No Gaussian noise has --dp-delta 0; give a small one, 1e-6 say.")
+    if isinstance(settings, TrainSettings) and (settings.strategy != "exact" or settings.dp_unit == "client"):
+        raise WordflockError("Central training is private by --strategy exact and --dp-unit clip only.")
+    if getattr(settings, "strategy", "") != "exact":
+        if settings.dp_unit == "clip":
+            raise WordflockError("Rounds are private by client only; add --dp-unit client, or take --strategy exact.")
+        if getattr(settings, "start", "") == "exact":
+            raise WordflockError("--start exact would be a release without noise; leave it out with --dp-epsilon.")
+        if getattr(settings, "secure_sums", False):
+            raise WordflockError(
+                "Heads that nobody sees cannot be clipped; take --dp-epsilon or --secure-sums, not both."
+            )
+        if isinstance(settings, ServerSettings) and not settings.data:
+            raise WordflockError("Which head is best must not be asked of the clients; give the server clips, --data.")
+    elif settings.head != "normalized":
+        raise WordflockError(
+            f"--head {settings.head} would need the clients' moments, a second release; take --head normalized."
+        )
+    if getattr(settings, "keep", "total") != "total":
+        raise WordflockError("--keep client-sums keeps what --dp-epsilon protects; take one of the two.")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wordflock.audio import read_clip
+from wordflock.audio.reading import read_clip
 from wordflock.data import Clip, ClipTable, folder, load_clips, read_samples
 from wordflock.data.listing import Entry, Listing
 from wordflock.data.scan import Recording, Scan

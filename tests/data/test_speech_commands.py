@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wordflock.audio import read_clip
+from wordflock.audio.reading import read_clip
 from wordflock.data import Clip, ClipTable, load_clips, read_samples
 from wordflock.data.speech_commands import which_split
 from wordflock.errors import WordflockWarning
@@ -86,7 +86,7 @@ def test_the_hash_rule_gives_a_tenth_each_to_validation_and_test() -> None:
 
 
 def test_lists_win_and_may_name_another_extension(small_speech_commands: Path, tmp_path: Path) -> None:
-    for list_ in small_speech_commands.glob("*_list.txt"):
+    for list_ in small_speech_commands.glob("*list_of.txt"):
         list_.write_text(list_.read_text().replace(".wav", ".flac"))
     table = load_clips(small_speech_commands, cache=tmp_path)
     listed = {
@@ -99,7 +99,7 @@ def test_lists_win_and_may_name_another_extension(small_speech_commands: Path, t
 
 
 def test_without_lists_the_hash_decides(small_speech_commands: Path, tmp_path: Path) -> None:
-    for list_ in small_speech_commands.glob("*_list.txt"):
+    for list_ in small_speech_commands.glob("*list_of.txt"):
         list_.unlink()
     table = load_clips(small_speech_commands, cache=tmp_path)
     assert set(splits(table).values()) == {"train", "validation", "test"}
@@ -110,7 +110,7 @@ def test_without_lists_the_hash_decides(small_speech_commands: Path, tmp_path: P
 def test_with_one_list_the_hash_decides_what_it_does_not_name(
     kept: str, small_speech_commands: Path, tmp_path: Path
 ) -> None:
-    for list_ in small_speech_commands.glob("*_list.txt"):
+    for list_ in small_speech_commands.glob("*list_of.txt"):
         if list_.name != kept:
             list_.unlink()
     named = set((small_speech_commands / kept).read_text().split())
@@ -151,7 +151,7 @@ def test_a_training_set_with_unknown_words_is_not_taken_for_the_test(
     small_speech_commands: Path, tmp_path: Path, write_audio: WriteAudio
 ) -> None:
     write_audio(small_speech_commands / "_unknown_" / "0c540988_nohash_0.wav")
-    background, lists = small_speech_commands / "_background_noise_", small_speech_commands.glob("*_list.txt")
+    background, lists = small_speech_commands / "_background_noise_", small_speech_commands.glob("*list_of.txt")
     tables = [load_clips(small_speech_commands, cache=tmp_path)]
     background.rename(tmp_path / "elsewhere")  # the lists alone are enough to tell
     tables.append(load_clips(small_speech_commands, cache=tmp_path))
@@ -218,7 +218,7 @@ def test_crops_are_stretches_of_the_background_times_their_gain(
         reads += 1
         return read_clip(data, name)
 
-    monkeypatch.setattr("wordflock.audio.read_clip", counting)
+    monkeypatch.setattr("wordflock.audio.reading.read_clip", counting)
     first, second, third, digital_silence, last = read_samples(
         [*crops[:3], replace(crops[3], seconds=0.2), replace(other, seconds=0.1, start=1.0)]
     )

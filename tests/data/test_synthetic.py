@@ -15,7 +15,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from wordflock.data import synthetic
-from wordflock.data.synthetic import TRACTS, WORDS, synthesize
+from wordflock.data.espeak import TRACTS
+from wordflock.data.synthetic import WORDS, synthesize
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
 

@@ -167,7 +167,7 @@ def random_encoder(path: Path) -> Path:
     """A Whisper encoder of one narrow layer that nobody trained."""
     from safetensors.numpy import save_file
 
-    from wordflock import weights
+    from wordflock.encoder import weights
 
     generator = np.random.default_rng(0)
     sizes = weights.Dimensions(mels=80, width=64, layers=1, attention_heads=1, positions=50)

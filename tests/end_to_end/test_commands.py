@@ -15,8 +15,8 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from whole_commands import FEDERATION, LABELS, WORDS_OF_SMALL, WORDS_OF_TINY_EN, Wordflock, assert_done, history
 
-from wordflock.checkpoint import load_checkpoint
-from wordflock.metrics import wilson_interval
+from wordflock.head.checkpoint import load_checkpoint
+from wordflock.head.metrics import wilson_interval
 
 SCORE_KEYS = {"accuracy", "interval", "clips", "recall", "confusion", "labels", "parameters"}
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from flock import Proxy, Started, family, free_port, kill, random_encoder, runs, stop_all, tones, wait_until
 
-from wordflock.certificates import make_certificates
-from wordflock.checkpoint import load_checkpoint
+from wordflock.devices.certificates import make_certificates
+from wordflock.head.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
@@ -281,7 +281,7 @@ def test_a_round_without_a_quorum_is_repeated_with_others_and_harm_changes_nothi
 
 
 HEAVY = {
-    "transformers", "wordflock.encoder", "wordflock.weights", "wordflock.prepare", "wordflock.partition",
+    "transformers", "wordflock.encoder.torch_encoder", "wordflock.encoder.weights", "wordflock.prepare", "wordflock.partition",
     "soundfile", "soxr", "torchaudio", "torchmetrics", "sklearn", "scipy", "datasets", "flwr_datasets", "pandas",
     "pyarrow", "matplotlib", "tensorboard", "huggingface_hub", "safetensors", "onnxruntime",
 }  # fmt: skip

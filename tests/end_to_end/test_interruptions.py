@@ -26,7 +26,7 @@ from whole_commands import (
     small_disk,
 )
 
-from wordflock.checkpoint import load_checkpoint
+from wordflock.head.checkpoint import load_checkpoint
 
 INTERRUPTED = {"status": 130, "begin": "Interrupted; what was finished is kept"}
 # A command that writes into a pipe this small waits for its reader after some 40 lines: it cannot be done before the

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from flock import Started, free_port, random_encoder, stop_all, tones, wait_until
 
-from wordflock.checkpoint import load_checkpoint
-from wordflock.closed_form import SumsFolder
+from wordflock.head.checkpoint import load_checkpoint
+from wordflock.head.closed_form import SumsFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
@@ -141,14 +141,14 @@ HARM = """
 import os
 if os.environ.get("WORDFLOCK_APP") == "clientapp":
     import pathlib, signal
-    from wordflock.federation import secure_sum
-    honest = secure_sum.masked
+    from wordflock.federation.secure import client as secure_client
+    honest = secure_client.masked
     def harmful(message, context, number, vector):
         if pathlib.Path({lies!r}).exists():
             return honest(message, context, number, 3 * vector)
         pathlib.Path({stays!r}).touch()
         signal.pause()
-    secure_sum.masked = harmful
+    secure_client.masked = harmful
 """
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from whole_commands import Wordflock
 
-from wordflock.checkpoint import load_checkpoint
-from wordflock.closed_form import Sums as ClosedSums
-from wordflock.closed_form import SumsFolder, solve
 from wordflock.errors import WordflockError
-from wordflock.federation.members import federation
 from wordflock.federation.simulation import simulate
-from wordflock.metrics import Score
+from wordflock.head.checkpoint import load_checkpoint
+from wordflock.head.closed_form import Sums as ClosedSums
+from wordflock.head.closed_form import SumsFolder, solve
+from wordflock.head.metrics import Score
+from wordflock.head.training import SHARPNESS, pool
+from wordflock.partition import federation
 from wordflock.revise import forget, learn
 from wordflock.settings import DataSettings, FederationSettings
-from wordflock.training import SHARPNESS, pool
-from wordflock.use import evaluate_checkpoint
+from wordflock.spotting.predict import evaluate_checkpoint
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from wordflock.checkpoint import Checkpoint, get_weights, save_checkpoint
-from wordflock.features import FeatureStore, spec_of
-from wordflock.head import build_head
+from wordflock.encoder.backend import spec_of
+from wordflock.encoder.store import FeatureStore
+from wordflock.head.checkpoint import Checkpoint, get_weights, save_checkpoint
+from wordflock.head.torch_head import build_head
 from wordflock.settings import TrainSettings
 
 LABELS = ["yes", "no", "stop", "_silence_", "_unknown_"]

@@ -9,12 +9,12 @@ import pytest
 from made_up import FRAMES, HELD_BACK, LABELS, SPEC, WIDTH
 
 from wordflock.data.clips import ClipTable
-from wordflock.features import Features
+from wordflock.data.task import Task
+from wordflock.encoder.store import Features
 from wordflock.federation import client_app, server_app
-from wordflock.federation.members import Federation, Member
+from wordflock.partition import Federation, Member
 from wordflock.prepare import Prepared
 from wordflock.settings import FederationSettings
-from wordflock.task import Task
 
 Play = Callable[..., Federation]
 

@@ -1,6 +1,6 @@
 """What made-up federations have in common."""
 
-from wordflock.features import FeatureSpec
+from wordflock.encoder.spec import FeatureSpec
 
 LABELS = ["yes", "no", "_silence_", "_unknown_"]
 SPEC = FeatureSpec("none", "0" * 64, 0.2, "last")

@@ -6,7 +6,6 @@ import pytest
 from flwr.app import ArrayRecord, Message
 from made_up import FRAMES, LABELS, WIDTH
 
-from wordflock.checkpoint import get_weights
 from wordflock.federation import client_app
 from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.in_process import InProcessGrid
@@ -14,7 +13,8 @@ from wordflock.federation.messages import metric
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import averaged_round, solved_round
 from wordflock.federation.strategy import make_strategy
-from wordflock.head import build_head
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.torch_head import build_head
 from wordflock.settings import FederationSettings
 
 SIZES = [20, 30, 25]

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import FRAMES, LABELS, WIDTH
 
-from wordflock.checkpoint import get_weights
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import PACKED, content, pack_head, packed, payload_bytes, to_record, weights_of
 from wordflock.federation.packing import MOST, pack, packable, unpack
 from wordflock.federation.rounds import checked_head, longest_step
-from wordflock.head import build_head
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.torch_head import build_head
 
 SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=3).map(tuple), min_size=1, max_size=5)
 

@@ -9,14 +9,14 @@ from flwr.app import Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
 
-from wordflock.checkpoint import load_checkpoint
 from wordflock.federation import rounds
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import content, to_record, weights_of
 from wordflock.federation.private import clipped, noised
 from wordflock.federation.simulation import simulate
 from wordflock.federation.strategy import Mean, make_strategy
-from wordflock.privacy import next_noise, rounds_epsilon, rounds_noise
+from wordflock.head.checkpoint import load_checkpoint
+from wordflock.privacy.accounting import next_noise, rounds_epsilon, rounds_noise
 from wordflock.settings import FederationSettings
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 
-from wordflock.features import FeatureSpec
+from wordflock.encoder.spec import FeatureSpec
 from wordflock.federation.messages import content
 from wordflock.federation.roster import Client, Roster, answers
 from wordflock.settings import FederationSettings

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from made_up import LABELS
 
-from wordflock.checkpoint import get_weights, load_checkpoint
 from wordflock.errors import WordflockError
 from wordflock.federation import client_app, server_app
 from wordflock.federation.messages import content, metric, weights_of
 from wordflock.federation.simulation import simulate
-from wordflock.head import build_head
+from wordflock.head.checkpoint import get_weights, load_checkpoint
+from wordflock.head.torch_head import build_head
+from wordflock.head.training import Recipe, make_optimizer, train_epoch
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
-from wordflock.training import Recipe, make_optimizer, train_epoch
 
 
 def settings(tmp_path: Path, **options) -> FederationSettings:

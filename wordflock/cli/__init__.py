@@ -31,17 +31,6 @@ def main() -> None:
     warnings.simplefilter("ignore")  # other people's; ours are for users
     warnings.simplefilter("always", WordflockWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
-    from wordflock.cli import (  # noqa: F401
-        certificates,
-        client,
-        data,
-        evaluate,
-        predict,
-        prepare,
-        revise,
-        server,
-        simulate,
-        train,
-    )
+    from wordflock.cli import certificates, client, data, evaluate, predict, prepare, revise, server, simulate, train  # noqa: F401
 
     app()

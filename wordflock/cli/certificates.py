@@ -16,7 +16,7 @@ def certificates(
     client: Annotated[list[str], typer.Option(help="Name of a client to make a key for; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Make a certificate authority, the server's certificate, and keys for clients."""
-    from wordflock.certificates import make_certificates
+    from wordflock.devices.certificates import make_certificates
 
     for path in make_certificates(Path(folder), name, client):
         print(path)

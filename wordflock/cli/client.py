@@ -8,6 +8,6 @@ from wordflock.settings import ClientSettings
 @command(app, "client")
 def client(settings: ClientSettings) -> None:
     """Take part in a server's training with this device's own recordings, which stay here."""
-    from wordflock.federation.client import serve_rounds
+    from wordflock.devices.client import serve_rounds
 
     serve_rounds(settings)

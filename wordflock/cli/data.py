@@ -22,7 +22,7 @@ def synthesize(
 ) -> None:
     """Make a data set of spoken words, in the layout of Speech Commands."""
     from wordflock.data.synthetic import WORDS, synthesize
-    from wordflock.task import DEFAULT_KEYWORDS
+    from wordflock.data.task import DEFAULT_KEYWORDS
 
     spoken = [word.strip() for word in words.split(",") if word.strip()] or list(DEFAULT_KEYWORDS)
     rest = [word.strip() for word in others.split(",") if word.strip()] or [w for w in WORDS if w not in spoken]

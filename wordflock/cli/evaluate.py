@@ -19,7 +19,7 @@ def evaluate(
     """Score a checkpoint on a split of a data set."""
     import json
 
-    from wordflock.use import evaluate_checkpoint, format_score
+    from wordflock.spotting.predict import evaluate_checkpoint, format_score
 
     score = evaluate_checkpoint(checkpoint, settings, split)
     print(json.dumps(score.as_json()) if as_json else format_score(score))

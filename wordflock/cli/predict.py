@@ -14,7 +14,7 @@ def predict(
     files: Annotated[list[str], typer.Argument(help="Audio files of one word each.")],
 ) -> None:
     """Say which word each file holds: one line a file, with the label and its probability."""
-    from wordflock.use import predict_files
+    from wordflock.spotting.predict import predict_files
 
     for file, label, probability in predict_files(checkpoint, files):
         print(f"{file}\t{label}\t{probability:.4f}")

@@ -8,6 +8,6 @@ from wordflock.settings import ServerSettings
 @command(app, "server")
 def server(settings: ServerSettings) -> None:
     """Train a head with real devices, which come to this server over the network."""
-    from wordflock.federation.server import serve
+    from wordflock.devices.server import serve
 
     serve(settings)

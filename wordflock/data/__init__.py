@@ -59,8 +59,8 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
     Clips sorted by (path, offset) are read in one pass over every archive. Crops of one recording decode it once.
     Raises WordflockError for a recording that vanished or changed since the clips were loaded.
     """
-    from wordflock.audio import SAMPLE_RATE, fit, read_clip
-    from wordflock.augment import vary
+    from wordflock.audio.augment import vary
+    from wordflock.audio.reading import SAMPLE_RATE, fit, read_clip
 
     with Reader() as reader:
 

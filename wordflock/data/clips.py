@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
-from wordflock.augment import VERSION
+from wordflock.audio.augment import VERSION
 
 SPLITS = ("train", "validation", "test")
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from wordflock.audio import AudioFault, decode
+from wordflock.audio.reading import AudioFault, decode
 from wordflock.data.clips import Clip
 from wordflock.data.listing import Entry, Listing, Reader, list_files
 from wordflock.errors import WordflockError, WordflockWarning
@@ -109,7 +109,7 @@ def _unusable(database: Path, error: Exception) -> WordflockError:
 
 def _scan(source: str | Path, files: sqlite3.Connection, texts: Collection[str]) -> Scan:
     _make_tables(files)
-    listing = _list(source, files)
+    listing = list_of(source, files)
     wanted = [entry for entry in listing.entries if entry.is_audio or posixpath.basename(entry.name) in texts]
     looks = _known(listing.source, wanted, files)
     missing = [entry for entry in wanted if entry not in looks]
@@ -150,7 +150,7 @@ def _transaction(files: sqlite3.Connection) -> Iterator[None]:
     files.execute("COMMIT")
 
 
-def _list(given: str | Path, files: sqlite3.Connection) -> Listing:
+def list_of(given: str | Path, files: sqlite3.Connection) -> Listing:
     """The files of a folder as they are now; those of an archive from the database while it has not changed."""
     try:
         source = Path(given).resolve()

@@ -8,9 +8,7 @@ tract. https://github.com/espeak-ng/espeak-ng, `speak_lib.h`; layout: Warden 201
 
 from __future__ import annotations
 
-import ctypes
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +20,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import NDArray
 
-from wordflock.audio import SAMPLE_RATE
+from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.data.clips import SPLITS
+from wordflock.data.espeak import Espeak, Samples
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
-
-Samples = NDArray[np.float64]  # shape (samples,), at SAMPLE_RATE, full scale is ±1
 
 EDITION = 1  # raise it with every change that changes the bytes of a data set: it is a part of the recipe
 
@@ -39,16 +35,6 @@ WORDS = tuple(
     "backward bed bird cat dog eight five follow forward four happy house learn "
     "marvin nine one seven sheila six three tree two visual wow zero".split()
 )
-
-# The vocal tracts of espeak-ng 1.52 that are plausible speech: Whisper tiny.en understands most of what they say, and a
-# linear head trained on all other tracts knows every word. Left out: robots, echoes, extreme pitches and near-copies.
-TRACTS = tuple(
-    "Alex Andrea Annie Denis Gene Henrique Lee Mario Michael Mike Nguyen Reed adam anika aunty belinda benjamin "  # noqa: SIM905
-    "croak david ed edward f1 f2 f3 f4 f5 grandma grandpa gustave iven4 john klatt klatt3 klatt5 m1 m2 m3 m4 m5 m6 m7 "
-    "m8 max michel mike2 norbert pablo paul pedro quincy rob sandro steph victor whisper whisperf".split()
-)
-NOT_A_DIALECT = "en-shaw"  # another alphabet for en
-
 CLIP_SAMPLES = SAMPLE_RATE  # 1 s
 LONGEST_WORD = 0.9  # seconds
 LONGEST_ECHO = SAMPLE_RATE // 2  # samples
@@ -88,7 +74,7 @@ def synthesize(
             raise WordflockError(f"A data set cannot have {name} = {value}: give {least} or more.")
     folder = folder.resolve()
     with TemporaryDirectory(prefix="wordflock-") as home:
-        espeak = _Espeak(Path(home))
+        espeak = Espeak(Path(home))
         readme = recipe.readme(espeak.version)
         if _holds(folder, readme):
             return
@@ -200,7 +186,7 @@ class _Voice:
     room: Samples  # impulse response from mouth to microphone
 
 
-def _cast(espeak: _Espeak, recipe: _Recipe) -> list[_Voice]:
+def _cast(espeak: Espeak, recipe: _Recipe) -> list[_Voice]:
     """The voices of all splits; no vocal tract is heard in two of them."""
     generator = numpy_generator(recipe.seed, "voices")
     dialects = espeak.dialects(recipe.language)
@@ -249,8 +235,8 @@ def _room(generator: np.random.Generator) -> Samples:
 # The recordings
 
 
-def _record(folder: Path, espeak: _Espeak, cast: Sequence[_Voice], recipe: _Recipe, progress: bool) -> None:
-    """Write background, clips and lists into an empty folder, in an order that never changes (see _Espeak)."""
+def _record(folder: Path, espeak: Espeak, cast: Sequence[_Voice], recipe: _Recipe, progress: bool) -> None:
+    """Write background, clips and lists into an empty folder, in an order that never changes (see Espeak)."""
     from rich.console import Console
     from rich.progress import track
 
@@ -279,7 +265,7 @@ def _script(voice: _Voice, recipe: _Recipe) -> Iterator[tuple[str, int]]:
         yield recipe.others[(voice.index * count + i) % len(recipe.others)], i // len(recipe.others)
 
 
-def _say(espeak: _Espeak, voice: _Voice, word: str, generator: np.random.Generator) -> Samples:
+def _say(espeak: Espeak, voice: _Voice, word: str, generator: np.random.Generator) -> Samples:
     """One take of a word: the sound alone, from its first sample to its last."""
     rate = voice.rate * generator.uniform(0.9, 1.1)
     pitch = voice.pitch + int(generator.integers(-5, 6))
@@ -316,7 +302,7 @@ def _take(spoken: Samples, voice: _Voice, backgrounds: Sequence[Samples], genera
     return _scaled(clip + gain * noise, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
 
 
-def _backgrounds(espeak: _Espeak, voices: Sequence[_Voice], recipe: _Recipe) -> dict[str, Samples]:
+def _backgrounds(espeak: Espeak, voices: Sequence[_Voice], recipe: _Recipe) -> dict[str, Samples]:
     """Recordings without intelligible speech, each BACKGROUND_SECONDS long."""
     generator = numpy_generator(recipe.seed, "background")
     seconds = np.arange(BACKGROUND_SECONDS * SAMPLE_RATE) / SAMPLE_RATE
@@ -349,7 +335,7 @@ def _swell(generator: np.random.Generator, rate: float) -> Samples:
     return np.interp(np.arange(BACKGROUND_SECONDS * SAMPLE_RATE) / SAMPLE_RATE * rate, np.arange(len(knots)), knots)
 
 
-def _babble(espeak: _Espeak, voices: Sequence[_Voice], words: Sequence[str], generator: np.random.Generator) -> Samples:
+def _babble(espeak: Espeak, voices: Sequence[_Voice], words: Sequence[str], generator: np.random.Generator) -> Samples:
     """Eight voices talking at once, played backwards: the sound of speech without a word in it."""
     total = np.zeros(BACKGROUND_SECONDS * SAMPLE_RATE)
     for i in range(8):
@@ -375,80 +361,3 @@ def _write(file: Path, samples: Samples) -> None:
     soundfile.write(encoded, np.round(samples * (2**15 - 1)).astype(np.int16), SAMPLE_RATE, "PCM_16", format="FLAC")
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(encoded.getvalue())
-
-
-# The synthesizer
-
-
-class _Espeak:
-    """espeak-ng's shared library, in a state that depends on nothing but the calls made to this object.
-
-    What it says depends on what it said before (the phase of the voice's flutter, its gain control, its noise), and
-    nothing resets that, not even a new start. So each object loads a copy of the library of its own.
-    """
-
-    _SYNCHRONOUS = 2  # samples come to the callback, and nothing is played
-    _DO_NOT_EXIT = 0x8000  # return an error instead of ending the process
-    _UTF8 = 1
-    _RATE, _PITCH, _RANGE = 1, 3, 4
-
-    def __init__(self, home: Path) -> None:
-        """`home`: an empty folder that lives as long as this object."""
-        try:
-            import espeakng_loader
-        except ImportError as error:
-            raise WordflockError(
-                "Synthetic words need espeakng-loader, which is missing; install Wordflock with its extra [train]."
-            ) from error
-        library, self._data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
-        (home / "data").symlink_to(self._data)  # espeak-ng cuts a path to its data at 160 characters
-        try:
-            self._library = ctypes.CDLL(str(shutil.copy(library, home)))
-        except OSError as error:
-            raise WordflockError(
-                f"espeak-ng cannot be loaded from {home} ({error}): let TMPDIR be a folder that may hold programs."
-            ) from error
-        self._library.espeak_Info.restype = ctypes.c_char_p
-        self.rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, bytes(home / "data"), self._DO_NOT_EXIT)
-        if self.rate <= 0:
-            raise WordflockError(
-                f"espeak-ng finds no voices in {home / 'data'}: install espeakng-loader again, or shorten TMPDIR."
-            )
-        self.version = self._library.espeak_Info(None).decode()
-        self._chunks: list[bytes] = []
-        signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = signature(self._collect)  # kept: ctypes does not keep it alive for the library
-        self._library.espeak_SetSynthCallback(self._callback)
-
-    def tracts(self) -> list[str]:
-        """Those of TRACTS that this espeak-ng has; it would speak with its usual voice for any other."""
-        return [name for name in TRACTS if (self._data / "voices" / "!v" / name).is_file()]
-
-    def dialects(self, language: str) -> list[str]:
-        """The names of a language and its dialects; WordflockError for a language that espeak-ng does not speak."""
-        names = sorted(file.name.lower() for file in (self._data / "lang").rglob("*") if file.is_file())
-        wanted = language.lower()
-        found = [name for name in names if f"{name}-".startswith(f"{wanted}-") and name != NOT_A_DIALECT]
-        if not found:
-            languages = ", ".join(name for name in names if "-" not in name)
-            raise WordflockError(f"espeak-ng does not speak the language {language!r}: choose from {languages}.")
-        return found
-
-    def say(self, voice: str, text: str, rate: int, pitch: int, melody: int, seed: int) -> Samples:
-        """What a voice makes of a text, with silence around it, at `self.rate` and not SAMPLE_RATE."""
-        self._chunks.clear()
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise WordflockError(f"espeak-ng has no voice {voice!r}: install espeakng-loader again.")
-        for parameter, value in ((self._RATE, rate), (self._PITCH, pitch), (self._RANGE, melody)):
-            self._library.espeak_SetParameter(parameter, value, 0)
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        self._library.srand(seed)  # the C library's: some voices take their breath from it
-        encoded = text.encode()
-        self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, self._UTF8, None, None)
-        self._library.espeak_Synchronize()
-        return np.frombuffer(b"".join(self._chunks), dtype=np.int16) / 2**15
-
-    def _collect(self, samples: int | None, count: int, events: int | None) -> int:
-        if samples and count > 0:
-            self._chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0  # go on

@@ -21,13 +21,9 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from wordflock.adamw import AdamW
-from wordflock.checkpoint import overwrite, own_weights
-from wordflock.closed_form import Moments, Scale, Sums
+from wordflock.encoder.processor import processor_name
 from wordflock.errors import WordflockError
-from wordflock.federation import secure_sum
 from wordflock.federation.device import load_device
-from wordflock.federation.members import Member, federation
 from wordflock.federation.messages import (
     add_metrics,
     config_of,
@@ -38,13 +34,18 @@ from wordflock.federation.messages import (
     packed,
     weights_of,
 )
-from wordflock.head import Head, build_head
-from wordflock.numpy_head import Projection
-from wordflock.privacy import PrivateSums
-from wordflock.processor import processor_name
+from wordflock.federation.secure import client as secure_client
+from wordflock.federation.secure.masking import joined
+from wordflock.head.adamw import AdamW
+from wordflock.head.checkpoint import overwrite, own_weights
+from wordflock.head.closed_form import Moments, Scale, Sums
+from wordflock.head.numpy_head import Projection
+from wordflock.head.torch_head import Head, build_head
+from wordflock.head.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
+from wordflock.partition import Member, federation
+from wordflock.privacy.mechanism import PrivateSums
 from wordflock.randomness import numpy_generator
 from wordflock.settings import FederationSettings
-from wordflock.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
 
 DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
 
@@ -157,13 +158,13 @@ def private(message: Message, context: Context) -> Message:
 @app.train("keys")
 def keys(message: Message, context: Context) -> Message:
     """The first of four messages of a secure sum: this client's public keys."""
-    return secure_sum.make_keys(message, context)
+    return secure_client.make_keys(message, context)
 
 
 @app.train("shares")
 def shares(message: Message, context: Context) -> Message:
     """The second: shares of its secrets for its neighbours."""
-    return secure_sum.share_secrets(message, context, _who(message, context)[0].client)
+    return secure_client.share_secrets(message, context, _who(message, context)[0].client)
 
 
 @app.train("masked")
@@ -172,26 +173,26 @@ def masked(message: Message, context: Context) -> Message:
     member, settings = _who(message, context)
     match message.content.config_records["secure"]["what"]:
         case "moments":
-            vector = secure_sum.joined(_moments(message, member, settings).packed())
+            vector = joined(_moments(message, member, settings).packed())
         case "sums":
             sums = _sums(message, member, settings)
-            vector = secure_sum.joined({"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+            vector = joined({"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
         case "private":
             vector = _private(message, member, settings)
         case "train":
             received, clips = weights_of(message), len(member.train)
             weights, loss = _trained(message, member, settings)
             update = {name: (weights[name].astype(np.float64) - received[name]) * clips for name in received}
-            vector = np.append(secure_sum.joined(update), [clips, clips * loss])
+            vector = np.append(joined(update), [clips, clips * loss])
         case what:
             raise WordflockError(f"there is no secure sum of {what!r}")
-    return secure_sum.masked(message, context, member.client, vector)
+    return secure_client.masked(message, context, member.client, vector)
 
 
 @app.train("unmask")
 def unmask(message: Message, context: Context) -> Message:
     """The last: what takes the masks off the total."""
-    return secure_sum.unmask(message, context, _who(message, context)[0].client)
+    return secure_client.unmask(message, context, _who(message, context)[0].client)
 
 
 @app.evaluate()

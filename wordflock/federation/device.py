@@ -17,11 +17,12 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.data.task import SILENCE, UNKNOWN, Task
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import Features, FeatureStore
 from wordflock.errors import WordflockError
-from wordflock.features import Features, FeatureSpec, FeatureStore
 from wordflock.files import write_atomically
 from wordflock.settings import ClientSettings
-from wordflock.task import SILENCE, UNKNOWN, Task
 
 MOST_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
 
@@ -58,11 +59,11 @@ def prepare_device(settings: ClientSettings) -> Path:
 
     Raises WordflockError where there are no clips, or the number of the client is not below that of all clients.
     """
-    from wordflock.features import encode_clips, spec_of, with_variants
+    from wordflock.data.task import examples
+    from wordflock.encoder.backend import device, spec_of
+    from wordflock.encoder.store import encode_clips, with_variants
     from wordflock.partition import hold_back
     from wordflock.prepare import load_table
-    from wordflock.runtime import device
-    from wordflock.task import examples
 
     if not settings.data:
         raise WordflockError("A client needs recordings; say where they are with --data.")
@@ -70,8 +71,8 @@ def prepare_device(settings: ClientSettings) -> Path:
         raise WordflockError(f"--cid {settings.cid} is not one of 0 to {settings.clients - 1}; see --clients.")
     table = load_table(settings)
     if settings.cid is not None:
+        from wordflock.data.task import choose_task
         from wordflock.partition import partition_clips
-        from wordflock.task import choose_task
 
         # As in a simulation, with only this client's clips encoded.
         task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wordflock.data.task import DEFAULT_KEYWORDS, Task
+from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
-from wordflock.features import Features, FeatureSpec
-from wordflock.settings import FederationSettings, ServerSettings
-from wordflock.task import DEFAULT_KEYWORDS, Task
+from wordflock.settings import ServerSettings
 
 if TYPE_CHECKING:
     from wordflock.prepare import Prepared
-
-
-@dataclass(frozen=True)
-class Member:
-    """What one client knows."""
-
-    client: int
-    train: Features
-    held_back: Features
-    labels: list[str]
-    spec: FeatureSpec
-    name: str = ""
-    encode_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Federation:
-    """A data set, and its training clips divided among the clients."""
-
-    prepared: Prepared
-    members: list[Member]
-
-
-@lru_cache(maxsize=1)
-def federation(settings: FederationSettings) -> Federation:
-    """The federation that the settings describe; made once in a process, and the same in every process."""
-    # Here, because a real device's rounds need neither.
-    from wordflock.partition import hold_back, partition_clips
-    from wordflock.prepare import prepare
-
-    prepared = prepare(settings)
-    features = prepared.features["train"]
-    speakers = [clip.speaker for clip in prepared.examples["train"].clips]
-    parts = partition_clips(speakers, features.labels, settings)
-    members = []
-    for client, clips in enumerate(parts):
-        train, held_back = hold_back(clips, settings.held_back_share, settings.seed, client)
-        labels, spec = prepared.task.labels, prepared.spec
-        members.append(Member(client, features.select(train), features.select(held_back), labels, spec))
-    return Federation(prepared, members)
 
 
 def server_side(settings: ServerSettings) -> Prepared:
@@ -64,9 +23,9 @@ def server_side(settings: ServerSettings) -> Prepared:
     where none are named, as in Speech Commands.
     """
     from wordflock.data.clips import ClipTable
-    from wordflock.features import spec_of
+    from wordflock.encoder.backend import spec_of
+    from wordflock.encoder.weights import find, load
     from wordflock.prepare import Prepared, prepare
-    from wordflock.weights import find, load
 
     if settings.data:
         prepared = prepare(settings, ("validation", "test"))

@@ -20,16 +20,17 @@ from flwr.serverapp import Grid
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update, compute_stdv
 from numpy.typing import NDArray
 
-from wordflock.checkpoint import get_weights
-from wordflock.closed_form import Solution
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import ask
 from wordflock.federation.costs import Costs
 from wordflock.federation.messages import Weights, content, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
-from wordflock.federation.secure_sum import secure_total
-from wordflock.head import Head
-from wordflock.privacy import PrivateSums, rounds_clip
+from wordflock.federation.secure.server import secure_total
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.closed_form import Solution
+from wordflock.head.torch_head import Head
+from wordflock.privacy.accounting import rounds_clip
+from wordflock.privacy.mechanism import PrivateSums
 from wordflock.settings import FederationSettings
 
 Array = NDArray[np.float64]

@@ -18,11 +18,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from wordflock.checkpoint import get_weights
-from wordflock.closed_form import SumsFolder
 from wordflock.errors import WordflockError
+from wordflock.federation.closed_form_round import exact_round
 from wordflock.federation.costs import Costs, cost_of
-from wordflock.federation.exact import exact_round
 from wordflock.federation.messages import (
     Weights,
     content,
@@ -36,13 +34,16 @@ from wordflock.federation.messages import (
 )
 from wordflock.federation.private import clipped, noised, private_round
 from wordflock.federation.roster import Client, Roster, answered, answers, collect, listed
-from wordflock.federation.secure_sum import parted, secure_total
+from wordflock.federation.secure.masking import parted
+from wordflock.federation.secure.server import secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
-from wordflock.head import Head
-from wordflock.metrics import Score
-from wordflock.privacy import Releases, next_noise, rounds_clip
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.closed_form import SumsFolder
+from wordflock.head.metrics import Score
+from wordflock.head.torch_head import Head
+from wordflock.head.training import put_solution
+from wordflock.privacy.accounting import Releases, next_noise, rounds_clip
 from wordflock.settings import FederationSettings, ServerSettings
-from wordflock.training import put_solution
 
 ATTEMPTS = 3  # at one round, each with other clients
 DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first

@@ -14,25 +14,26 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from wordflock.centralized import checkpoint_of, finish, new_head
-from wordflock.checkpoint import get_weights, load_checkpoint, set_weights
 from wordflock.errors import WordflockError
 from wordflock.federation.costs import format_costs, sum_costs
-from wordflock.federation.members import federation, server_side
+from wordflock.federation.liveness import alive, hold
+from wordflock.federation.members import server_side
 from wordflock.federation.messages import pack_head
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import NO_SCORE, Outcome, averaged_round, clients_score, solved_round
-from wordflock.federation.server import alive, hold
 from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.files import load_tensors, save_tensors
-from wordflock.head import count_parameters
-from wordflock.metrics import Score
+from wordflock.head.checkpoint import get_weights, load_checkpoint, set_weights
+from wordflock.head.metrics import Score
+from wordflock.head.torch_head import count_parameters
+from wordflock.head.training import evaluate_head
+from wordflock.partition import federation
 from wordflock.prepare import settled
-from wordflock.privacy import Releases, check_privacy, format_privacy, rounds_report
+from wordflock.privacy.accounting import Releases, rounds_report
+from wordflock.privacy.mechanism import format_privacy
 from wordflock.progress import progress
-from wordflock.run import Run
-from wordflock.settings import FederationSettings, ServerSettings
-from wordflock.training import evaluate_head
+from wordflock.run import Run, checkpoint_of, finish, new_head
+from wordflock.settings import FederationSettings, ServerSettings, check_privacy
 
 app = ServerApp()
 

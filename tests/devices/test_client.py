@@ -1,0 +1,51 @@
+"""What a client tells its user of Flower's log."""
+
+from __future__ import annotations
+
+import pytest
+
+from wordflock.devices.client import Story
+
+WARNING, INFO = "\x1b[93mWARNING \x1b[0m:   ", "\x1b[92mINFO \x1b[0m:      "
+
+
+def test_a_round_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
+    story = Story("server:8000")
+    for line in ("SuperNode ID: 5", "", "[RUN 7, ROUND 3]", "Receiving: train message (ID: f00)", "Sent successfully"):
+        story.tell(INFO + line)
+    assert capsys.readouterr().out == "connected to server:8000\nround 3: training\n"
+    assert story.connected
+
+
+def test_each_message_of_a_sum_has_words_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    story = Story("server:8000")
+    for what in ("train.sums", "train.masked"):
+        story.tell(f"{INFO}Receiving: {what} message (ID: f00)")
+    assert (
+        capsys.readouterr().out
+        == "summing up the clips\nsecure sum, 3 of 4: training or summing up, and adding masks\n"
+    )
+
+
+def test_a_server_that_does_not_answer_is_told_of_once_and_since_when_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    story = Story("server:8000")
+    for line in [f"{WARNING}Connection attempt failed, retrying in {seconds} seconds" for seconds in ("0.24", "6.69")]:
+        story.tell(line)
+    since = story.silent_since
+    assert since is not None
+    story.tell(f"{WARNING}Connection attempt failed, retrying in 9.9 seconds")
+    assert story.silent_since == since
+    story.tell(f"{INFO}Connection successful after 17.03 seconds and 4 tries.")
+    assert story.silent_since is None
+    assert capsys.readouterr().out == "server:8000 does not answer; trying again\nserver:8000 answers again\n"
+
+
+def test_a_supernode_that_takes_its_time_is_no_server_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    story = Story("server:8000")
+    story.tell("Connection attempt failed with exception: [Errno 111] Connection refused")  # as the SuperExec says it
+    story.tell("Connection attempt failed, retrying in 16.88 seconds")
+    story.tell("Connection successful after 20.1 seconds and 3 tries.")
+    assert story.silent_since is None
+    assert capsys.readouterr().out == ""

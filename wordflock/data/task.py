@@ -1,0 +1,128 @@
+"""The labels of a task, which label a word has, and the examples of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.data.clips import SPLITS, Clip, ClipTable
+from wordflock.errors import WordflockError
+from wordflock.randomness import numpy_generator
+
+SILENCE, UNKNOWN = "_silence_", "_unknown_"
+DEFAULT_KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+SILENCE_SECONDS = 1.0
+SILENCE_SHARE = 0.1  # of the clips of a split
+BACKGROUND_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The ordered labels: the keywords, then `_silence_`, then `_unknown_`, each of these two where wanted."""
+
+    keywords: tuple[str, ...]
+    silence: bool
+    unknown: bool
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, in the order of the head's outputs."""
+        return [*self.keywords, *[SILENCE] * self.silence, *[UNKNOWN] * self.unknown]
+
+    @classmethod
+    def of_labels(cls, labels: Sequence[str]) -> Task:
+        """The task with these labels, as a checkpoint names them."""
+        return cls(tuple(x for x in labels if x not in (SILENCE, UNKNOWN)), SILENCE in labels, UNKNOWN in labels)
+
+    def label_of(self, word: str) -> int | None:
+        """The label's index; None where the task has no place for the word."""
+        if word in self.keywords:
+            return self.keywords.index(word)
+        if word == SILENCE:
+            return len(self.keywords) if self.silence else None
+        return len(self.labels) - 1 if self.unknown else None
+
+
+def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None, unknown: bool | None) -> Task:
+    """The task a user asks for on a data set; what is not said (empty, None) follows from the data.
+
+    Speech Commands and its likes: the ten usual keywords, with silence and unknown. A plain folder: every label,
+    without the two. Raises WordflockError for a keyword without clips, a keyword twice, and a task of one label.
+    """
+    words = sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN})
+    usual = table.protocol == "speech_commands"
+    if not keywords:
+        keywords = [word for word in DEFAULT_KEYWORDS if word in words] if usual else words
+        if not keywords:
+            raise WordflockError(f"{table.source} has none of the usual words; name --keywords of {', '.join(words)}.")
+    for word in keywords:
+        if word not in words:
+            raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {', '.join(words)}.")
+        if list(keywords).count(word) > 1:
+            raise WordflockError(f"The keyword {word!r} stands twice in --keywords; name it once.")
+    silence, unknown = (usual if wanted is None else wanted for wanted in (silence, unknown))
+    if silence and not table.background and not any(clip.word == SILENCE for clip in table.clips):
+        raise WordflockError(
+            f"{table.source} has no recordings without speech to cut silence from; "
+            "put some into a folder _background_noise_, or add --no-silence."
+        )
+    task = Task(tuple(keywords), silence, unknown)
+    if len(task.labels) < 2:
+        raise WordflockError(f"A task needs two labels at least, and this one has {task.labels}; name more --keywords.")
+    return task
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The clips of one split that the task has a place for, and their labels, one an example."""
+
+    clips: tuple[Clip, ...]
+    labels: tuple[int, ...]
+
+
+def examples(table: ClipTable, task: Task, split: str, seed: int) -> Examples:
+    """The examples of a split, silence included; which crops are silence depends on the seed alone."""
+    placed = [(clip, task.label_of(clip.word)) for clip in table.of_split(split)]
+    pairs = [(clip, label) for clip, label in placed if label is not None]
+    if task.silence and table.background and not any(clip.word == SILENCE for clip, _ in pairs):
+        count = round(len(pairs) * SILENCE_SHARE / (1 - SILENCE_SHARE))
+        label = task.label_of(SILENCE)
+        assert label is not None
+        pairs += [(clip, label) for clip in silence_crops(table.background, split, count, seed)]
+    return Examples(tuple(clip for clip, _ in pairs), tuple(label for _, label in pairs))
+
+
+def silence_crops(background: Sequence[Clip], split: str, count: int, seed: int) -> list[Clip]:
+    """`count` different crops of the background recordings at random gain; the first is digital silence.
+
+    The splits take different stretches of every recording, so that no noise heard in training is heard in the test.
+    A crop lasts a second, or half of a stretch that is shorter than two.
+    """
+    generator = numpy_generator(seed, "silence", split)
+    stretches = []
+    for recording in {recording.content: recording for recording in background}.values():
+        first, last = (round(recording.seconds * SAMPLE_RATE * share) for share in BACKGROUND_SHARES[split])
+        samples = min(round(SILENCE_SECONDS * SAMPLE_RATE), (last - first) // 2)
+        if samples:
+            stretches.append((recording, first, last - samples, samples))
+    crops: dict[tuple[str, int], Clip] = {}
+    possible = sum(last - first for _, first, last, _ in stretches)
+    while len(crops) < min(count, possible // 2):
+        recording, first, last, samples = stretches[generator.integers(len(stretches))]
+        start = int(generator.integers(first, last))
+        gain = float(10 ** generator.uniform(-2, 0)) if crops else 0.0
+        crop = replace(
+            recording,
+            word=SILENCE,
+            speaker="",
+            split=split,
+            seconds=samples / SAMPLE_RATE,
+            start=start / SAMPLE_RATE,
+            gain=gain,
+        )
+        crops.setdefault((recording.content, start), crop)
+    return list(crops.values())
+
+
+assert set(BACKGROUND_SHARES) == set(SPLITS)

@@ -1,0 +1,1 @@
+"""Real devices: server, client, certificates, Flower's processes."""

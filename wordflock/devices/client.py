@@ -1,0 +1,233 @@
+"""A client on a real device: encode its clips, connect, serve rounds, come back when the network does."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import ssl
+import time
+from dataclasses import replace
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+from wordflock.devices.flower import KIND, REFUSED
+from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
+from wordflock.errors import WordflockError
+from wordflock.settings import ClientSettings
+
+LOOK = 0.2  # seconds between two looks at what the SuperNode does
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
+MOST_LOG = 5_000_000  # bytes, for the sake of the SD card
+
+
+def serve_rounds(settings: ClientSettings) -> None:
+    """Take part in the server's runs until interrupted, or until there has been no server for --give-up-after seconds.
+
+    Raises WordflockError where the server cannot be trusted, does not want this client, or is gone for too long.
+    """
+    settings = _settled(settings)
+    host, port = split_address(settings.server, "--server")
+    context = _tls(settings, host)
+    if settings.key and not Path(settings.key).is_file():
+        raise WordflockError(f"There is no key {settings.key}; make one with 'wordflock certificates'.")
+    unreachable(host, port, context)  # a server that cannot be trusted is better known before the clips are encoded
+    member = in_own_process(_prepare, settings)
+    log = member.with_suffix(".log")
+    if log.exists() and log.stat().st_size > MOST_LOG:
+        log.unlink()
+    gone_since, pause, said = time.monotonic(), FIRST_PAUSE, ""
+    with stoppable():
+        while True:
+            problem = unreachable(host, port, context)
+            if not problem:
+                problem, gone_since = _serve_while_it_lasts(settings, host, port, context, member, log)
+                pause = FIRST_PAUSE
+            gone = time.monotonic() - gone_since
+            if settings.give_up_after and gone >= settings.give_up_after:
+                raise WordflockError(f"No server at {settings.server} for {gone:.0f} s ({problem}); giving up.")
+            if problem != said:
+                print(f"{problem}; trying again", flush=True)
+                said = problem
+            left = settings.give_up_after - gone if settings.give_up_after else pause
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def unreachable(host: str, port: int, context: ssl.SSLContext | None) -> str:
+    """Why there is no server to talk to; empty where there is one.
+
+    Raises WordflockError where there is one that must not, or will not, be talked to in this way.
+    """
+    address = f"{host}:{port}"
+    if context is None:
+        connection = HTTPConnection(host, port, timeout=10)
+    else:
+        connection = HTTPSConnection(host, port, timeout=10, context=context)
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except ssl.SSLCertVerificationError as error:
+        raise WordflockError(
+            f"The server {address} is not certified by the CA of --ca ({error.verify_message}); "
+            "check --server and --ca, and the server's --certificates."
+        ) from error
+    except ssl.SSLError as error:
+        if "WRONG_VERSION_NUMBER" in str(error) or "RECORD_LAYER" in str(error):
+            raise WordflockError(
+                f"The server {address} does not speak TLS; check --server, or add --insecure."
+            ) from error
+        return f"no TLS connection to {address} ({error.reason})"
+    except (ConnectionResetError, HTTPException) as error:
+        if context is None and _speaks_tls(host, port):
+            raise WordflockError(f"The server {address} wants TLS; give its CA's certificate with --ca.") from error
+        return f"{address} does not answer as a server should"
+    except socket.gaierror:
+        return f"there is no host {host}"
+    except OSError as error:
+        return f"{address} cannot be reached ({error.strerror or error})"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"{address} answers with status {status}"
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only asked whether it is TLS at all
+    try:
+        with socket.create_connection((host, port), timeout=10) as raw, context.wrap_socket(raw):
+            return True
+    except OSError:
+        return False
+
+
+def _serve_while_it_lasts(
+    settings: ClientSettings, host: str, port: int, context: ssl.SSLContext | None, member: Path, log: Path
+) -> tuple[str, float]:
+    """Run a SuperNode until it ends by itself; returns why it did, and since when the server has not answered it."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    port_here = free_port()
+    arguments = ["--superlink", address, "--port", str(port_here), "--isolation", "process"]
+    arguments += ["--node-config", f'wordflock-device="{member}"']
+    if settings.give_up_after:
+        arguments += ["--max-wait-time", str(settings.give_up_after)]
+    arguments += ["--insecure"] if context is None else ["--root-certificates", settings.ca] * bool(settings.ca)
+    arguments += ["--auth-supernode-private-key", settings.key] * bool(settings.key)
+    environment = {"FLWR_HOME": str(member.with_suffix(".flower")), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
+    runner = ["--runtime-api-address", f"127.0.0.1:{port_here}", "--insecure"]
+    secret = member.with_suffix(".secret")  # with which the two know each other
+    secret.touch(0o600)
+    secret.write_text(secrets.token_hex(32))
+    for each in (arguments, runner):
+        each += ["--superexec-auth-secret-file", str(secret)]
+    tail = Tail(log)
+    with (
+        flower("supernode", arguments, log, environment) as node,
+        flower("superexec", runner, log, {**environment, KIND: "clientapp"}) as executor,
+    ):
+        story = Story(settings.server)
+        while True:
+            ended = node.poll() is not None or executor.poll() is not None
+            for line in tail.lines():
+                story.tell(line)
+            if ended:
+                break
+            time.sleep(LOOK)
+    if node.returncode == REFUSED:
+        raise WordflockError(
+            f"The server {settings.server} sent a program of its own, and this client runs none ({story.refused}); "
+            "use a server started with 'wordflock server' of the same version."
+        )
+    if not story.connected and story.turned_away:
+        raise WordflockError(
+            f"The server {settings.server} turned this client away: "
+            + (f"it does not know the key {settings.key}." if settings.key else "it requires a --key.")
+        )
+    return f"the connection to {settings.server} ended", story.silent_since or time.monotonic()
+
+
+class Story:
+    """What of a SuperNode's log its user wants to know."""
+
+    def __init__(self, server: str) -> None:
+        self.connected, self.turned_away, self.refused = False, False, ""
+        self.silent_since: float | None = None  # when the server last stopped to answer, on the monotonic clock
+        self._server, self._round = server, ""
+
+    def tell(self, line: str) -> None:
+        """Take in one line of the log, and say it in our words where it matters."""
+        line = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
+        if "SuperNode ID" in line:
+            self.connected = True
+            print(f"connected to {self._server}", flush=True)
+        elif "[RUN" in line:
+            found = re.search(r"ROUND (\d+)", line)
+            self._round = f"round {found[1]}: " if found else ""
+        elif found := re.search(r"Receiving: ([\w.]+)", line):
+            print(f"{self._round}{WORK.get(found[1], found[1])}", flush=True)
+        # The SuperNode's, not the SuperExec's: that one waits for the SuperNode, which takes its time on a small board.
+        elif re.match("WARNING.*retrying in", line) and self.silent_since is None:
+            self.silent_since = time.monotonic()
+            print(f"{self._server} does not answer; trying again", flush=True)
+        elif re.match("INFO.*Connection successful", line) and self.silent_since is not None:
+            self.silent_since = None
+            print(f"{self._server} answers again", flush=True)
+        elif line.startswith("REFUSED: "):
+            self.refused = line.removeprefix("REFUSED: ")
+        elif "raised an exception" in line:
+            print(f"{self._round}failed; see the log of this client", flush=True)
+        elif "Failed to initialize the connection" in line:
+            self.turned_away = True
+
+
+WORK = {
+    "query": "introducing this client",
+    "train": "training",
+    "train.moments": "taking the measure of the clips",
+    "train.sums": "summing up the clips",
+    "train.private": "summing up the clips, each within a bound",
+    "train.keys": "secure sum, 1 of 4: making keys",
+    "train.shares": "secure sum, 2 of 4: sharing secrets with other clients",
+    "train.masked": "secure sum, 3 of 4: training or summing up, and adding masks",
+    "train.unmask": "secure sum, 4 of 4: what takes the masks off the total",
+    "evaluate": "scoring the head",
+}
+
+
+def _settled(settings: ClientSettings) -> ClientSettings:
+    if not settings.server:
+        raise WordflockError("A client needs a server; say where it is with --server HOST:PORT.")
+    files: dict[str, Any] = {
+        key: str(Path(value).expanduser().resolve())
+        for key in ("data", "table", "ca", "key")
+        if (value := getattr(settings, key)) and value != "synthetic"
+    }
+    return replace(settings, **files)
+
+
+def _tls(settings: ClientSettings, host: str) -> ssl.SSLContext | None:
+    """How to know the server; None for one that nobody vouches for, where that is allowed."""
+    if settings.ca:
+        try:
+            return ssl.create_default_context(cafile=settings.ca)
+        except OSError as error:
+            raise WordflockError(f"--ca {settings.ca} is no certificate ({error.strerror or error}).") from error
+    if settings.insecure or (host in ("localhost", "::1") or host.startswith("127.")):
+        if settings.key:
+            raise WordflockError("--key works with TLS only; add --ca.")
+        return None
+    raise WordflockError(
+        f"Nobody would vouch for the server {settings.server}; give its CA's certificate with --ca, or --insecure."
+    )
+
+
+def _prepare(settings: ClientSettings) -> Path:
+    from wordflock.federation.device import load_device, prepare_device
+
+    path = prepare_device(settings)
+    device = load_device(str(path))
+    clips, held_back = len(device.train) + len(device.held_back), len(device.held_back)
+    apart = f" ({held_back} of them to score heads on)" if held_back else ""
+    print(f"client {device.client}: {clips} clips ready{apart}, encoded in {device.encode_seconds:.1f} s", flush=True)
+    return path

@@ -1,0 +1,113 @@
+"""Start, watch and stop the processes of a server or a client; nothing outlives the one that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from wordflock.errors import WordflockError
+
+T = TypeVar("T")
+PATIENCE = 10.0  # seconds between asking a process to end and ending it
+
+
+@contextmanager
+def flower(
+    program: str, arguments: list[str], log: Path, environment: Mapping[str, str], output: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One of Flower's programs, in a process group of its own that is gone when the block ends.
+
+    What it writes goes to `log`; what it prints to `output`, if that is given.
+    """
+    command = [sys.executable, "-m", "wordflock.devices.flower", program, *arguments]
+    variables = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1", **environment}
+    with log.open("ab") as errors, (output or log).open("ab") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=variables, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM, which systemd and kill send, ends the block as Ctrl-C does: with everything stopped and kept."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a process that is gone afterwards, with all the memory that it needed."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def end_with_parent() -> None:
+    """Let this process be told to end when the one that started it ends, however it ends."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, where there is Linux
+    if os.getppid() != parent:
+        sys.exit("The process that started this one is gone.")
+
+
+def split_address(address: str, option: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT or [HOST]:PORT. Raises WordflockError for anything else."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not int(port) < 65536:
+        raise WordflockError(f"{option} {address!r} is not HOST:PORT, such as 192.168.1.10:8000.")
+    return host.strip("[]"), int(port)
+
+
+def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
+    """The port, or one that nobody uses for 0. Raises OSError where somebody listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
+
+
+class Tail:
+    """What is added to a file, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self._file = path.open(errors="replace")
+        self._file.seek(0, os.SEEK_END)
+        self._rest = ""
+
+    def lines(self) -> list[str]:
+        """The lines that were finished since the last call."""
+        *lines, self._rest = (self._rest + self._file.read()).split("\n")
+        return lines
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+        os.killpg(process.pid, signal.SIGKILL)  # its children are in its group, and may have been busy
+    process.wait()

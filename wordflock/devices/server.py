@@ -1,0 +1,290 @@
+"""The server of a federation of real devices: Flower's SuperLink, and one run on it.
+
+What it keeps is below `server/` in the run's folder: Flower's state (state.sqlite), Flower's log (flower.log) and what
+the ServerApp said (output.log). The run itself goes on in Flower's process for it, which holds a lock for as long as
+it lives: so its end is noticed at once, even where it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from wordflock.devices.flower import KIND, OUTPUT, READY, SECRET
+from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
+from wordflock.errors import WordflockError
+from wordflock.federation.liveness import alive, end_holder, hold, is_held
+from wordflock.progress import relayed
+from wordflock.run import BEST, METRICS
+from wordflock.settings import ServerSettings, dashed
+
+START = 300.0  # seconds that Flower's processes have to start
+LOOK = 0.2  # seconds between two looks at what the processes do
+CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
+
+
+def serve(settings: ServerSettings) -> Path:
+    """Start a server, train a head with the clients that come, stop the server; returns the run's folder.
+
+    Raises WordflockError where the server cannot listen or the run ends before it is done.
+    """
+    settings = _settled(settings)
+    host, port = split_address(settings.listen, "--listen")
+    tls = _tls_files(settings, host)
+    keys = _public_keys(settings)
+    folder = Path(settings.runs) / settings.name
+    _check_run(settings, folder)
+    kept = _kept_running(settings, port)
+    if kept is None:
+        try:
+            port = free_port(host, port)
+        except OSError as error:
+            raise WordflockError(f"--listen {settings.listen} cannot be had: {error.strerror}.") from error
+    (folder / "server").mkdir(parents=True, exist_ok=True)
+    if settings.data:
+        in_own_process(_encode, settings)
+    # The address as this machine reaches it: a server on all networks is on the loopback too.
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    with stoppable(), ExitStack() as stack:
+        link = _Link(kept or folder / "server", f"{here}:{port}", tls)
+        if kept is None:
+            stack.enter_context(_started(link, settings, host, port, keys))
+        else:
+            link.register(keys)
+        output = Tail(link.output)
+        alive(folder).unlink(missing_ok=True)
+        number = link.control.start_run(settings)
+        print(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients", flush=True)
+        try:
+            with relayed() as for_the_bar:
+                _follow(folder, output, for_the_bar, link.lives)
+        except WordflockError:
+            if kept is not None:  # where clients would wait for what a ServerApp that died has not sent, for a minute
+                link.control.stop_run(number)
+            raise
+        except KeyboardInterrupt:
+            if kept is not None:  # whose other runs go on without this one
+                link.control.stop_run(number)
+                end_holder(alive(folder))  # which would notice that within half a minute
+            if (folder / "config.toml").exists():
+                raise KeyboardInterrupt(f"go on with: wordflock server --resume {folder}") from None
+            raise
+        if settings.keep_running and kept is None:
+            print("the run is done; staying for the next one with the same --listen (Ctrl-C ends it)", flush=True)
+            while link.lives():
+                with relayed() as for_the_bar:
+                    _show(output, for_the_bar)
+                time.sleep(LOOK)
+    return folder
+
+
+class _Link:
+    """A SuperLink of ours: the folder with its files, what controls it, and whether it lives."""
+
+    def __init__(self, state: Path, address: str, tls: tuple[Path, Path, Path] | None) -> None:
+        from wordflock.devices.control import Control
+
+        self.state, self.address, self.tls = state, address, tls
+        self.log, self.output, self.ready = state / "flower.log", state / "output.log", state / "ready"
+        self.secret = state / "secret"  # with which Flower's processes on this machine know one another
+        self.control = Control(address, tls[0] if tls else None, self.secret)
+        self.lives: Callable[[], bool] = lambda: True  # of one that another process started, the run's end tells
+
+    def register(self, keys: Iterable[Path]) -> None:
+        """Let the holders of these keys in."""
+        for key in keys:
+            self.control.register(key)
+
+
+@contextmanager
+def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: Iterable[Path]) -> Iterator[None]:
+    """The SuperLink, and the SuperExec that starts its ServerApps, until the block ends."""
+    link.secret.touch(0o600)
+    link.secret.write_text(secrets.token_hex(32))
+    link.ready.unlink(missing_ok=True)
+    environment = {
+        "FLWR_HOME": str(link.state / "flower"),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        OUTPUT: str(link.output),
+        READY: str(link.ready),
+        SECRET: str(link.secret),
+    }
+    secret = ["--superexec-auth-secret-file", str(link.secret)]
+    arguments = ["--host", host, "--port", str(port), "--database", str(link.state / "state.sqlite"), *secret]
+    arguments += ["--isolation", "process", "--disable-runtime-dependency-installation"]
+    executor = ["--runtime-api-address", link.address, *secret]
+    if link.tls is None:
+        arguments += ["--insecure"]
+        executor += ["--insecure"]
+    else:
+        for option, file in zip(("ca-certfile", "certfile", "keyfile"), link.tls, strict=True):
+            arguments += [f"--ssl-{option}", str(file)]
+        arguments += ["--enable-supernode-auth"] * bool(settings.require_keys)
+        executor += ["--root-certificates", str(link.tls[0])]
+    with ExitStack() as stack:
+        stack.enter_context(_announced(settings, port, link.state))
+        process = stack.enter_context(flower("superlink", arguments, link.log, environment))
+        # It imports what it runs while the SuperLink starts, and begins when that is ready.
+        stack.enter_context(flower("superexec", executor, link.log, {**environment, KIND: "serverapp"}, link.output))
+        link.lives = lambda: process.poll() is None
+        link.control.wait(START, link.lives)
+        link.register(keys)
+        link.control.stop_runs()  # which an earlier SuperLink left behind
+        link.ready.touch()
+        yield
+
+
+def _follow(folder: Path, output: Tail, for_the_bar: Callable[[str], bool], link_lives: Callable[[], bool]) -> None:
+    """Show what the run says until its process ends. Raises WordflockError where it ends before it is done."""
+    started, held, done = time.monotonic(), alive(folder), folder / METRICS
+    before = done.stat().st_mtime_ns if done.exists() else 0
+    go_on = f"go on with: wordflock server --resume {folder}"
+    while True:
+        _show(output, for_the_bar)
+        if not link_lives():
+            raise WordflockError(f"Flower's SuperLink ended (its log: {folder}/server/flower.log); {go_on}")
+        if held.exists() and held.stat().st_size and not is_held(held):
+            break
+        if not held.exists() and time.monotonic() - started > START:
+            raise WordflockError(f"The run does not start (see {folder}/server/flower.log); {go_on}")
+        time.sleep(LOOK)
+    _show(output, for_the_bar)
+    if not done.exists() or done.stat().st_mtime_ns == before:
+        raise WordflockError(f"The run ended before it was done; {go_on}")
+
+
+def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
+    for line in output.lines():
+        # What Flower says of the program that it was sent is of no interest.
+        if not for_the_bar(line) and not line.startswith("Successfully installed"):
+            print(line, flush=True)
+
+
+def _settled(settings: ServerSettings) -> ServerSettings:
+    """The settings with everything decided that can be: the run's own ones for --resume, a name, whole paths."""
+    if settings.resume:
+        folder = next((f for f in (Path(settings.resume), Path(settings.runs) / settings.resume) if f.is_dir()), None)
+        if folder is None or not (folder / "config.toml").exists():
+            raise WordflockError(f"--resume {settings.resume} is no run; name a folder with a config.toml.")
+        before = ServerSettings.from_config(tomllib.loads((folder / "config.toml").read_text()))
+        folder = folder.resolve()
+        settings = replace(
+            before,
+            resume=str(folder),
+            name=folder.name,
+            runs=str(folder.parent),
+            keep_running=settings.keep_running,
+        )
+    files: dict[str, Any] = {
+        key: str(Path(value).expanduser().resolve())
+        for key in ("data", "table", "runs", "certificates", "require_keys", "add_to", "take_from")
+        if (value := getattr(settings, key)) and value != "synthetic"
+    }
+    # Flower runs the ServerApp in a folder of its own.
+    return replace(
+        settings,
+        **files,
+        cache=str(settings.cache_folder.resolve()),
+        name=settings.name or time.strftime("server-%Y%m%d-%H%M%S"),
+        encoder=str(Path(settings.encoder).resolve()) if Path(settings.encoder).exists() else settings.encoder,
+    )
+
+
+def _tls_files(settings: ServerSettings, host: str) -> tuple[Path, Path, Path] | None:
+    """The CA, the certificate and its key; None for a server without TLS, where that is allowed."""
+    if settings.certificates:
+        files = tuple(Path(settings.certificates) / name for name in (CA, CERTIFICATE, KEY))
+        for file in files:
+            if not file.is_file():
+                raise WordflockError(
+                    f"There is no {file}; make it with: wordflock certificates {settings.certificates}"
+                )
+        return files[0], files[1], files[2]
+    if settings.require_keys:
+        raise WordflockError("--require-keys works with TLS only; add --certificates.")
+    if not settings.insecure and not _loopback(host):
+        raise WordflockError(
+            f"--listen {settings.listen} without TLS would let anyone on the network read and change what is learned; "
+            "add --certificates (see 'wordflock certificates'), or --insecure if that is what you want."
+        )
+    return None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _public_keys(settings: ServerSettings) -> list[Path]:
+    if not settings.require_keys:
+        return []
+    keys = sorted(Path(settings.require_keys).glob("*.pub"))
+    if not keys:
+        raise WordflockError(f"--require-keys {settings.require_keys} has no public keys (*.pub).")
+    return keys
+
+
+def _encode(settings: ServerSettings) -> None:
+    from wordflock.federation.members import server_side
+
+    server_side(settings)
+
+
+def _check_run(settings: ServerSettings, folder: Path) -> None:
+    if settings.resume and (folder / METRICS).exists():
+        raise WordflockError(f"The run {folder} is done; its head is {folder / BEST}.")
+    if not settings.resume and (folder / "config.toml").exists():
+        raise WordflockError(f"The run {folder} exists already; give another --name, or delete that folder.")
+
+
+def _note(settings: ServerSettings, port: int) -> Path:
+    return Path(settings.runs) / f".server-{port}.json"
+
+
+def _offered(settings: ServerSettings) -> dict[str, str]:
+    """What clients and runs of a server that keeps running rely on."""
+    return {name: getattr(settings, name) for name in ("listen", "certificates", "require_keys")}
+
+
+@contextmanager
+def _announced(settings: ServerSettings, port: int, state: Path) -> Iterator[None]:
+    """A note for the next `wordflock server`, that this one keeps running on the port."""
+    if not settings.keep_running:
+        yield
+        return
+    note = _note(settings, port)
+    hold(state / "keeps-running")
+    note.write_text(json.dumps({"state": str(state), **_offered(settings)}))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def _kept_running(settings: ServerSettings, port: int) -> Path | None:
+    """The files of the server that keeps running on the port; None where there is none.
+
+    Raises WordflockError where it is not as open, or as closed, as the settings ask for.
+    """
+    note = _note(settings, port)
+    if not note.exists():
+        return None
+    offered = json.loads(note.read_text())
+    state = Path(offered.pop("state"))
+    held = state / "keeps-running"
+    if not held.exists() or not is_held(held):
+        return None
+    if offered != _offered(settings):
+        has = " ".join(f"--{dashed(name)} {value}" for name, value in offered.items() if value)
+        raise WordflockError(f"The server that keeps running on port {port} has {has}; give the same, or end it first.")
+    return state

@@ -1,0 +1,1 @@
+"""Whisper's frozen encoder: weights, backends, and the store of features."""

@@ -1,0 +1,140 @@
+"""One round, closed form: clients send sums, and the server solves the head's last layer as if it had all clips.
+
+Two messages a client: moments first (a few numbers a coordinate), from which the server makes the scale that all
+standardise by, then the sums. Both are added as they come, some clients at a time, so that the server never holds more
+than a few clients' sums, whatever their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from wordflock.errors import WordflockError
+from wordflock.federation.asking import ask
+from wordflock.federation.costs import Costs
+from wordflock.federation.messages import content, task_record, weights_of
+from wordflock.federation.roster import Client, Roster
+from wordflock.federation.secure.masking import parted
+from wordflock.federation.secure.server import secure_total
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.closed_form import Moments, Scale, Solution, Sums, solve, widened
+from wordflock.head.torch_head import Head
+from wordflock.revise import earlier
+from wordflock.settings import FederationSettings
+
+Added = TypeVar("Added", Moments, Sums)
+
+
+@dataclass(frozen=True)
+class ExactRound:
+    """What came of it."""
+
+    solution: Solution
+    scale: Scale
+    total: Sums
+    problems: list[str]
+    costs: list[dict[str, Any]]  # of the clients whose sums they are
+
+
+def exact_round(
+    grid: Grid,
+    roster: Roster,
+    settings: FederationSettings,
+    head: Head,
+    keep: Callable[[int, Sums], None] = lambda client, sums: None,
+) -> ExactRound:
+    """Ask all clients for moments, then for sums, and solve the last layer of the head. `keep` gets each client's sums.
+
+    With --add-to or --take-from the scale is that of the earlier run, and the sums are added to its or taken from it.
+    Raises WordflockError where fewer than --min-replies clients answer well.
+    """
+    asking = _Asking(grid, roster, settings, head)
+    prepared, folder = roster.prepared, Path(settings.add_to or settings.take_from)
+    able = [roster.clients[number] for number in roster.able()]
+    before = earlier(folder, settings, prepared.spec, head) if settings.add_to or settings.take_from else None
+    moments, clients = asking.total("moments", able, {}, Moments)
+    if before is None:
+        scale = moments.scale()
+        total, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+    else:
+        scale, total = widened(before[1], before[2], before[0], prepared.task.labels, moments.counts)
+        sums, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+        total = total - sums if settings.take_from else total + sums
+        if (total.counts < 0.5).any():
+            raise WordflockError(
+                f"Without these clients' clips {folder} would have none left of some label, or had none."
+            )
+    return ExactRound(solve(total, scale), scale, total, asking.problems, asking.costs.of(clients))
+
+
+class _Asking:
+    """Adds up what clients send, and keeps account of it."""
+
+    def __init__(self, grid: Grid, roster: Roster, settings: FederationSettings, head: Head) -> None:
+        self._grid, self._roster, self._settings = grid, roster, settings
+        self._weights, self._size, self._labels = get_weights(head), head.output.in_features, head.output.out_features
+        self.problems: list[str] = []
+        self.costs = Costs()
+
+    def total(
+        self,
+        what: str,
+        clients: Sequence[Client],
+        arrays: dict[str, NDArray[Any]],
+        kind: type[Added],
+        keep: Callable[[int, Added], None] = lambda client, added: None,
+    ) -> tuple[Added, list[Client]]:
+        """The total of what clients send, of `kind`, and whose it is; `keep` gets each one's that is seen."""
+        request = content({**self._weights, **arrays})
+        request["config"] = task_record(self._roster.prepared.task.labels)
+        if self._settings.secure_sums:
+            return self._secretly(what, clients, request, kind)
+        shapes = kind.shapes(self._size, self._labels)
+        total = kind(**{name: np.zeros(shape) for name, shape in shapes.items()})
+        summed: list[Client] = []
+        requests = dict.fromkeys(clients, request)
+        for client, reply in ask(self._grid, what, requests, self._settings.round_deadline, self._refuse, self.costs):
+            try:
+                theirs = kind.unpacked(weights_of(reply), self._size, self._labels)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._refuse(client, f"sent {what} that are {error}")
+                continue
+            clips = theirs.counts.sum()
+            if clips != client.clips:
+                self._refuse(client, f"sent {what} over {clips:.0f} clips, and introduced itself with {client.clips}")
+                continue
+            total += theirs
+            keep(client.number, theirs)
+            summed.append(client)
+        self._enough(summed)
+        return total, summed
+
+    def _secretly(
+        self, what: str, clients: Sequence[Client], request: RecordDict, kind: type[Added]
+    ) -> tuple[Added, list[Client]]:
+        shapes, deadline = kind.shapes(self._size, self._labels), self._settings.round_deadline
+        length = sum(math.prod(shape) for shape in shapes.values())
+        came = secure_total(self._grid, clients, what, request, length, deadline, self._refuse, self.costs)
+        self._enough(came.clients)
+        total = kind(**parted(came.total, shapes))
+        if total.counts.sum() != sum(client.clips for client in came.clients):
+            raise WordflockError(f"The total of the {what} counts other clips than its clients have: some client lied.")
+        return total, came.clients
+
+    def _refuse(self, client: Client, problem: str) -> None:
+        self.problems.append(f"client {client} {problem}")
+        print(f"exact: {self.problems[-1]}", flush=True)
+
+    def _enough(self, clients: Sequence[Client]) -> None:
+        least = self._settings.min_replies
+        if len(clients) < least:
+            raise WordflockError(f"{len(clients)} clients sent usable sums, and {least} are needed.")

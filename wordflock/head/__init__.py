@@ -1,0 +1,1 @@
+"""The head: kinds, training, closed form, calibration, checkpoints."""

@@ -1,0 +1,88 @@
+"""Whether a head is as sure as it is right, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.data.task import SILENCE, UNKNOWN
+
+BINS = 15
+TEMPERATURES = (0.05, 20.0)
+REJECTED_SHARE = 0.01  # of the clips whose keyword is recognised
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How to read a head's logits."""
+
+    temperature: float = 1.0  # logits are divided by it before they become probabilities
+    threshold: float = 0.0  # a keyword that is less probable than this is not to be believed
+
+
+def calibrate(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], keywords: int, rejected: float = REJECTED_SHARE
+) -> Calibration:
+    """The calibration that suits logits of shape (clips, labels), the first `keywords` labels being keywords.
+
+    The temperature is the one of least cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is as high as
+    it can be with no more than the share `rejected` of the keywords recognised lost to it; 0 where none is recognised.
+    """
+    temperature = _temperature(logits, truth)
+    shares, best = probabilities(logits / temperature), logits.argmax(axis=1)
+    sure = np.sort(shares[np.arange(len(truth)), best][(best == truth) & (truth < keywords)])
+    return Calibration(temperature, float(sure[int(len(sure) * rejected)]) if len(sure) else 0.0)
+
+
+def _temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The cross-entropy is convex in 1/T, and least where the softmax expects the logit of the truth, on average.
+
+    By bisection: scipy.optimize takes longer to import than all of this.
+    """
+    low, high = TEMPERATURES
+    right = logits[np.arange(len(truth)), truth].mean(dtype=np.float64)
+    for _ in range(50):
+        middle = float(np.sqrt(low * high))
+        expected = (probabilities(logits / np.float32(middle)) * logits).sum(axis=1).mean()
+        low, high = (middle, high) if expected > right else (low, middle)
+    return low
+
+
+def answers(
+    logits: NDArray[np.float32], labels: Sequence[str], calibration: Calibration
+) -> tuple[list[str], NDArray[np.float64]]:
+    """What to say of clips, and how probable their most probable labels are.
+
+    A keyword that is less probable than the threshold is not believed, and becomes `_unknown_`.
+    """
+    shares = probabilities(logits / np.float32(calibration.temperature))
+    named, sure = [labels[best] for best in shares.argmax(axis=1)], shares.max(axis=1)
+    believed = sure >= calibration.threshold
+    said = [name if yes or name == SILENCE else UNKNOWN for name, yes in zip(named, believed, strict=True)]
+    return said, sure
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The softmax of logits of shape (clips, labels)."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def cross_entropy(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """Its mean over clips, in nats."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]).mean())
+
+
+def calibration_error(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The expected calibration error: how far accuracy and confidence are apart, on average over clips, in 15 bins of
+    equal width (Guo et al. 2017)."""
+    shares = probabilities(logits)
+    sure, right = shares.max(axis=1), logits.argmax(axis=1) == truth
+    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, right, BINS) - np.bincount(bins, sure, BINS)
+    return float(np.abs(gaps).sum() / len(truth))

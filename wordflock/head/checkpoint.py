@@ -1,0 +1,153 @@
+"""Save and load a head with all that is needed to use it: one safetensors file, no pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.encoder.spec import LONGEST_WINDOW, SHORTEST_WINDOW, FeatureSpec, names_layers
+from wordflock.errors import WordflockError
+from wordflock.files import load_tensors, save_tensors
+from wordflock.head.calibration import Calibration
+from wordflock.head.numpy_head import Projection, shapes
+from wordflock.settings import PRECISIONS, RUNTIMES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wordflock.head.torch_head import Head
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A head, what its features must be, and how it was trained."""
+
+    labels: list[str]
+    head: str  # kind
+    width: int
+    spec: FeatureSpec
+    weights: dict[str, NDArray[np.float32]]
+    training: dict[str, Any] = field(default_factory=dict)  # mode, epoch or round, validation accuracy, seed
+    calibration: Calibration = field(default_factory=Calibration)
+    random_features: int = 0  # of a clip, drawn from the seed under which the head was trained; 0: none
+
+    @property
+    def projection(self) -> Projection | None:
+        """The random features' map, where there are any."""
+        return Projection(self.random_features, self.training["seed"]) if self.random_features else None
+
+    def build(self) -> Head:
+        """The head with its weights, to be trained on; its size was allowed when it was trained first."""
+        from wordflock.head.torch_head import build_head
+
+        sizes = self.head, self.spec.frames, self.width, len(self.labels)
+        head = build_head(*sizes, seed=None, allow_large=True, projection=self.projection)
+        set_weights(head, self.weights)
+        return head
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; a reader finds the old file or the new one, whatever happens in between."""
+    about = {k: v for k, v in asdict(checkpoint).items() if k != "weights"}
+    save_tensors(path, checkpoint.weights, {"wordflock": json.dumps({"format": FORMAT, **about})})
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint. Raises WordflockError where it is missing, damaged or of something else."""
+    weights, metadata = load_tensors(Path(path))
+    try:
+        about = json.loads(metadata["wordflock"])
+        if about.pop("format") != FORMAT:
+            raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it anew.")
+        about["spec"] = FeatureSpec(**about["spec"])
+        about["calibration"] = Calibration(**about["calibration"])
+        checkpoint = Checkpoint(weights=weights, **about)
+        _check(checkpoint)
+    except WordflockError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise WordflockError(f"{path} is not a checkpoint of Wordflock; give a best.safetensors of a run.") from error
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        raise WordflockError(f"The checkpoint {path} has weights that are not finite numbers; take an earlier one.")
+    return checkpoint
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Raises KeyError, TypeError or ValueError where we could not have written this."""
+    spec, labels = checkpoint.spec, checkpoint.labels
+    kinds = [
+        (checkpoint.width, int),
+        (checkpoint.training, dict),
+        (labels, list),
+        *((label, str) for label in labels),
+        *((text, str) for text in (spec.encoder, spec.fingerprint, spec.layer)),
+        (spec.window, float),
+        (spec.pooled, bool),
+        (spec.frame_pooling, int),
+        (checkpoint.random_features, int),
+        (checkpoint.calibration.temperature, float),
+        (checkpoint.calibration.threshold, float),
+    ]
+    for value, kind in kinds:
+        if type(value) is not kind:
+            raise TypeError(f"{value!r} is no {kind.__name__}")
+    if len(set(labels)) != len(labels):
+        raise ValueError("a label stands twice")
+    if not 0 < checkpoint.calibration.temperature < math.inf or not 0 <= checkpoint.calibration.threshold <= 1:
+        raise ValueError(f"no head has the calibration {checkpoint.calibration}")
+    if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
+        raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
+    if checkpoint.random_features and (checkpoint.head, type(checkpoint.training["seed"])) != ("normalized", int):
+        raise ValueError(f"no head {checkpoint.head} has random features")
+    if spec.frame_pooling < 1:
+        raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
+    if spec.precision not in PRECISIONS:
+        raise ValueError(f"no encoder computes in {spec.precision}")
+    if spec.runtime not in RUNTIMES:
+        raise ValueError(f"no encoder is computed by {spec.runtime}")
+    if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
+        raise TypeError("weights are not float32")
+    theirs = shapes(checkpoint.head, spec.frames, checkpoint.width, len(labels), checkpoint.projection)
+    if {name: array.shape for name, array in checkpoint.weights.items()} != theirs:
+        raise ValueError("weights of another head")
+
+
+def get_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """A copy of the head's weights."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in head.state_dict().items()}
+
+
+def set_weights(head: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Put weights into a head. Raises RuntimeError where names or shapes are not the head's own."""
+    import torch
+
+    tensors = head.state_dict()  # which share the head's memory
+    _check_shapes(tensors, weights)
+    for name, tensor in tensors.items():
+        tensor.copy_(torch.from_numpy(np.array(weights[name])))
+
+
+def own_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The weights of a head on the processor themselves, not copies: what is written to them is in the head."""
+    return {name: tensor.numpy() for name, tensor in head.state_dict().items()}
+
+
+def overwrite(own: Mapping[str, NDArray[np.float32]], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """`set_weights` for who holds a head's `own_weights`: once more as fast. Raises RuntimeError as that does."""
+    _check_shapes(own, weights)
+    for name, array in own.items():
+        np.copyto(array, weights[name])
+
+
+def _check_shapes(own: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    if {name: array.shape for name, array in weights.items()} != {name: array.shape for name, array in own.items()}:
+        raise RuntimeError("weights of another head")

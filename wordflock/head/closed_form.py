@@ -1,0 +1,314 @@
+"""The best linear layer from sums over clips: add them, subtract them, solve.
+
+Class-weighted ridge regression of the labels onto representations z of clips. All that it needs are sums, so clients
+send theirs once and the server solves what it would have solved with all clips in one place. Related: FedNCM (Legate
+2023), Fed3R (Fanì 2024), Analytic Federated Learning (He 2025).
+
+Two messages: first `Moments`, from which the server makes the `Scale` that everyone standardises by; then `Sums`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.errors import WordflockError
+from wordflock.files import load_tensors, save_tensors
+
+Array = NDArray[np.float64]
+ROWS = 128  # of a Gram matrix, computed together
+RIDGES = (1e-3, 1e-2, 1e-1)  # times the mean diagonal of the Gram matrix
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over clips that say where representations lie: what must be known before they can be standardised."""
+
+    counts: Array  # (labels,), clips
+    total: Array  # (d,), Σ z
+    squares: Array  # (d,), Σ z²
+
+    @classmethod
+    def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], count: int) -> Moments:
+        """The moments of representations of shape (clips, d), with `count` labels in the task."""
+        z = z.astype(np.float64)
+        return cls(np.bincount(labels, minlength=count).astype(np.float64), z.sum(axis=0), np.square(z).sum(axis=0))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.counts + other.counts, self.total + other.total, self.squares + other.squares)
+
+    def packed(self) -> dict[str, Array]:
+        """The arrays of a message."""
+        return {"counts": self.counts, "total": self.total, "squares": self.squares}
+
+    @staticmethod
+    def shapes(size: int, labels: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a message, for representations of `size` coordinates."""
+        return {"counts": (labels,), "total": (size,), "squares": (size,)}
+
+    @classmethod
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Moments:
+        """The moments in a message. Raises ValueError where they cannot be any."""
+        shapes = cls.shapes(size, labels)
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError("of another shape")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("not finite")
+        moments = cls(*(arrays[name].astype(np.float64) for name in shapes))
+        if (moments.counts < 0).any() or (moments.squares < 0).any():
+            raise ValueError("no moments")
+        return moments
+
+    def scale(self) -> Scale:
+        """Mean and standard deviation of every coordinate, and label weights that make all labels count alike.
+
+        Raises WordflockError where a label has no clips at all.
+        """
+        if not self.counts.all():
+            raise WordflockError(f"Labels {np.flatnonzero(self.counts == 0).tolist()} have no clips with any client.")
+        clips = self.counts.sum()
+        mean = self.total / clips
+        deviation = np.sqrt(np.maximum(self.squares / clips - np.square(mean), 0.0))
+        deviation[deviation < 1e-6 * max(1e-12, float(deviation.max()))] = 1.0  # a coordinate that says nothing
+        return Scale(mean, deviation, clips / (len(self.counts) * self.counts))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What all clients standardise and weight by. Once chosen it is a constant of the run, like the ridge penalty:
+    clients that come or go later change the sums, not the scale."""
+
+    mean: Array  # (d,)
+    deviation: Array  # (d,)
+    label_weights: Array  # (labels,)
+
+    NAMES: ClassVar = frozenset({"mean", "deviation", "label_weights"})
+
+    def packed(self) -> dict[str, Array]:
+        """The arrays of a message."""
+        return {"mean": self.mean, "deviation": self.deviation, "label_weights": self.label_weights}
+
+    @classmethod
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]]) -> Scale:
+        """The scale in a message, among other arrays."""
+        return cls(arrays["mean"], arrays["deviation"], arrays["label_weights"])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Weighted sums over clips of x xᵀ and x yᵀ, where x is the standardised representation with a one at its end,
+    and y the label as a unit vector."""
+
+    triangle: Array  # ((d + 1)(d + 2) / 2,), the upper triangle of the Gram matrix, row by row
+    cross: Array  # (d + 1, labels)
+    counts: Array  # (labels,), clips, unweighted
+
+    @classmethod
+    def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], scale: Scale) -> Sums:
+        """The sums of representations of shape (clips, d)."""
+        x = np.ones((len(z), z.shape[1] + 1))
+        np.divide(z - scale.mean, scale.deviation, out=x[:, :-1])
+        cross = np.zeros((x.shape[1], len(scale.label_weights)))
+        for label in np.unique(labels):
+            cross[:, label] = scale.label_weights[label] * x[labels == label].sum(axis=0)
+        x *= np.sqrt(scale.label_weights[labels])[:, None]
+        return cls(_triangle(x), cross, np.bincount(labels, minlength=len(scale.label_weights)).astype(np.float64))
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.triangle + other.triangle, self.cross + other.cross, self.counts + other.counts)
+
+    def __iadd__(self, other: Sums) -> Sums:
+        """Adds in place: a running total makes no new arrays."""
+        for mine, theirs in ((self.triangle, other.triangle), (self.cross, other.cross), (self.counts, other.counts)):
+            np.add(mine, theirs, out=mine)
+        return self
+
+    def __sub__(self, other: Sums) -> Sums:
+        return Sums(self.triangle - other.triangle, self.cross - other.cross, self.counts - other.counts)
+
+    @property
+    def gram(self) -> Array:
+        """The Gram matrix, shape (d + 1, d + 1)."""
+        size, start = len(self.cross), 0
+        gram = np.empty((size, size))
+        for i in range(size):
+            gram[i, i:] = gram[i:, i] = self.triangle[start : start + size - i]
+            start += size - i
+        return gram
+
+    def packed(self, dtype: str = "float64") -> dict[str, NDArray[Any]]:
+        """The arrays of a message, with numbers of the given type; in float16 means, for sums overflow it."""
+        arrays = {"triangle": self.triangle, "cross": self.cross}
+        if dtype == "float16":
+            arrays = {name: array / max(1.0, float(self.counts.sum())) for name, array in arrays.items()}
+        return {**{name: array.astype(dtype, copy=False) for name, array in arrays.items()}, "counts": self.counts}
+
+    @staticmethod
+    def shapes(size: int, labels: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a message, for representations of `size` coordinates."""
+        return {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
+
+    @classmethod
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Sums:
+        """The sums in a message, for representations of `size` coordinates.
+
+        Raises ValueError where they cannot be sums of squares: wrong shapes, not finite, a negative diagonal.
+        """
+        shapes = cls.shapes(size, labels)
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError("of another shape")
+        sums = cls(*(arrays[name].astype(np.float64, copy=False) for name in shapes))
+        if arrays["triangle"].dtype == np.float16:
+            clips = max(1.0, float(sums.counts.sum()))
+            sums = cls(sums.triangle * clips, sums.cross * clips, sums.counts)
+        if not all(np.isfinite(array).all() for array in (sums.triangle, sums.cross, sums.counts)):
+            raise ValueError("not finite")
+        rows = np.arange(size + 1)
+        if (sums.triangle[rows * (size + 1) - rows * (rows - 1) // 2] < 0).any() or (sums.counts < 0).any():
+            raise ValueError("no sums of squares")
+        return sums
+
+
+def _triangle(x: Array) -> Array:
+    """The upper triangle of xᵀx, row by row; some rows at a time, which stay in the processor's cache.
+
+    Multiplied by torch, whose threads a client has set to one: numpy's would wait for those of other clients.
+    """
+    import torch
+
+    size, start = x.shape[1], 0
+    columns = torch.from_numpy(x)
+    triangle = np.empty(size * (size + 1) // 2)
+    for first in range(0, size, ROWS):
+        block = (columns[:, first : first + ROWS].T @ columns[:, first:]).numpy()
+        for row in range(len(block)):
+            length = size - first - row
+            triangle[start : start + length] = block[row, row:]
+            start += length
+    return triangle
+
+
+class SumsFolder:
+    """Sums kept on disk, as safetensors files: the total with the scale, and what single clients sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, scale: Scale, total: Sums) -> None:
+        """Keep the total."""
+        arrays = {"triangle": total.triangle, "cross": total.cross, "counts": total.counts}
+        self._save("total", {**arrays, **scale.packed()})
+
+    def keep_client(self, client: int, sums: Sums) -> None:
+        """Keep what a client sent."""
+        self._save(f"client-{client}", {"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+
+    def read(self) -> tuple[Scale, Sums]:
+        """The scale and the total. Raises WordflockError where there are none."""
+        arrays = self._load("total")
+        return Scale.unpacked(arrays), Sums(arrays["triangle"], arrays["cross"], arrays["counts"])
+
+    def client(self, client: int) -> Sums | None:
+        """What a client sent, where it was kept."""
+        if not (self.folder / f"client-{client}.safetensors").exists():
+            return None
+        arrays = self._load(f"client-{client}")
+        return Sums(arrays["triangle"], arrays["cross"], arrays["counts"])
+
+    def drop_client(self, client: int) -> None:
+        """Delete what a client sent."""
+        (self.folder / f"client-{client}.safetensors").unlink(missing_ok=True)
+
+    def _save(self, name: str, arrays: dict[str, Array]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(self.folder / f"{name}.safetensors", arrays, {})
+
+    def _load(self, name: str) -> dict[str, Array]:
+        return load_tensors(self.folder / f"{name}.safetensors")[0]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A linear layer: scores = z @ weight.T + bias."""
+
+    weight: Array  # (labels, d)
+    bias: Array  # (labels,)
+    ridge: float  # the penalty, in units of the mean diagonal
+    error: float  # generalised cross-validation, per clip
+
+
+def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solution:
+    """The ridge regression with the penalty of least generalised cross-validation (Golub, Heath & Wahba 1979), which
+    needs the sums and no clip. Cholesky in float64; the constant is not penalised.
+
+    Raises WordflockError where the sums are no sums of squares.
+    """
+    from scipy.linalg import LinAlgError
+    from threadpoolctl import threadpool_limits
+
+    gram = sums.gram
+
+    def attempt(ridge: float) -> Solution | None:
+        # Sums in float16 may need a larger penalty than the least, for what was rounded is not positive definite.
+        with suppress(LinAlgError, ValueError):
+            return _solve(gram, sums, scale, ridge)
+        return None
+
+    # One thread for each penalty: several for one spin while they wait for one another, ten times as long on a busy
+    # machine, and the last digits would hang on how many there are.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        solutions = [solution for solution in pool.map(attempt, ridges) if solution]
+    if not solutions:
+        raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.")
+    return min(solutions, key=lambda solution: solution.error)
+
+
+def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:
+    from scipy.linalg import cho_solve, cholesky
+    from scipy.linalg.lapack import dtrtri
+
+    size = len(gram) - 1
+    diagonal = np.arange(size)  # of all but the last coordinate, the constant
+    penalty = ridge * float(gram[diagonal, diagonal].sum()) / size
+    penalised = gram.copy(order="F")  # LAPACK's order, in which it works in place
+    penalised[diagonal, diagonal] += penalty
+    factor = cholesky(penalised, lower=False, overwrite_a=True)
+    solution: Array = cho_solve((factor, False), sums.cross)
+    # What is left of the labels, from the sums alone: |y - x b|² = |y|² - 2 b·c + b·G b.
+    clips = float(sums.counts.sum())
+    energy = float(scale.label_weights @ sums.counts)
+    residual = energy - 2 * float((solution * sums.cross).sum()) + float((solution * (gram @ solution)).sum())
+    # The squared norms of the rows of U⁻¹ are the diagonal of (UᵀU)⁻¹.
+    inverse, _ = dtrtri(factor, lower=0, overwrite_c=True)
+    freedom = len(gram) - penalty * float(np.square(inverse[:size]).sum())
+    validated = residual / clips / max(1e-9, 1 - freedom / clips) ** 2
+    weight = solution[:-1] / scale.deviation[:, None]
+    return Solution(weight.T.copy(), solution[-1] - scale.mean @ weight, ridge, validated)
+
+
+def widened(
+    scale: Scale, total: Sums, labels: Sequence[str], placed: Sequence[str], arriving: NDArray[np.float64]
+) -> tuple[Scale, Sums]:
+    """The scale and the sums of a head with `labels`, for one with the labels `placed`: new ones have nothing in the
+    sums yet, and their `arriving` clips will weigh as much in all as those of another label do on average.
+
+    Raises WordflockError for a label that is left out, and for a new one of which no clips arrive.
+    """
+    if missing := [label for label in labels if label not in placed]:
+        raise WordflockError(f"The head knows {', '.join(missing)} as well; name all of its labels.")
+    order, size = [placed.index(label) for label in labels], len(placed)
+    cross, counts, weights = np.zeros((len(total.cross), size)), np.zeros(size), np.ones(size)
+    cross[:, order], counts[order], weights[order] = total.cross, total.counts, scale.label_weights
+    for place in sorted(set(range(size)) - set(order)):
+        if not arriving[place]:
+            raise WordflockError(f"The new word {placed[place]!r} has no training clips.")
+        weights[place] = float((scale.label_weights * total.counts).mean()) / arriving[place]
+    return replace(scale, label_weights=weights), Sums(total.triangle, cross, counts)

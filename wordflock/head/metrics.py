@@ -1,0 +1,83 @@
+"""How good a head is: accuracy with its interval, recall by label, confusion."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.head.calibration import Calibration, answers, calibration_error, cross_entropy
+
+UNCALIBRATED = Calibration()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a head made of the clips of one split."""
+
+    accuracy: float
+    interval: tuple[float, float]  # Wilson, 95%
+    clips: int
+    loss: float  # mean cross-entropy, nats a clip
+    calibration_error: float  # expected, in 15 bins
+    recall: dict[str, float | None]  # by label; None where no clip has the label
+    confusion: list[list[int]]  # rows: the true label; columns: the predicted one
+    labels: list[str]
+    parameters: int
+    threshold: float = 0.0  # the checkpoint's, below which a keyword is not believed
+    answered_accuracy: float = 0.0  # of what is answered with it
+    answered_recall: dict[str, float | None] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `evaluate --json` prints and metrics.json holds."""
+        return asdict(self)
+
+
+def score(
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    labels: list[str],
+    parameters: int,
+    calibration: Calibration = UNCALIBRATED,
+) -> Score:
+    """Score logits of shape (clips, labels), read as the calibration says, against the true labels, shape (clips,)."""
+    confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(confusion, (truth, logits.argmax(axis=1)), 1)
+    correct, clips = int(np.trace(confusion)), len(truth)
+    said, _ = answers(logits, labels, calibration)
+    right = np.array([labels[true] == word for true, word in zip(truth, said, strict=True)])
+    logits = logits / np.float32(calibration.temperature)
+    return Score(
+        accuracy=correct / clips,
+        interval=wilson_interval(correct, clips),
+        clips=clips,
+        loss=cross_entropy(logits, truth),
+        calibration_error=calibration_error(logits, truth),
+        recall=_recall(logits.argmax(axis=1) == truth, truth, labels),
+        confusion=confusion.tolist(),
+        labels=labels,
+        parameters=parameters,
+        threshold=calibration.threshold,
+        answered_accuracy=float(right.mean()),
+        answered_recall=_recall(right, truth, labels),
+    )
+
+
+def _recall(right: NDArray[np.bool_], truth: NDArray[np.int64], labels: list[str]) -> dict[str, float | None]:
+    by_label = [right[truth == index] for index in range(len(labels))]
+    return {label: float(those.mean()) if len(those) else None for label, those in zip(labels, by_label, strict=True)}
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% interval of a proportion (Wilson 1927), which stays honest near 0 and 1."""
+    z = 1.959963984540054
+    p, z2 = successes / trials, z * z / trials
+    centre = (p + z2 / 2) / (1 + z2)
+    half = z / (1 + z2) * sqrt(p * (1 - p) / trials + z2 / (4 * trials))
+    # At 0 and at all successes an end of the interval is exactly 0 or 1, which rounding misses.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == trials else min(1.0, centre + half)
+    return low, high

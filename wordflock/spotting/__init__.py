@@ -1,0 +1,1 @@
+"""Use a head: predict words in clips."""
