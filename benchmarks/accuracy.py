@@ -21,35 +21,48 @@ from typing import Any
 
 from wordflock.centralized import train
 from wordflock.federation.simulation import simulate
-from wordflock.settings import FederationSettings, TrainSettings
+from wordflock.federation_settings import FederationSettings
+from wordflock.settings import TrainSettings
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "centralized, 10 epochs": ("train", {}),
-    "centralized, exact": ("train", {"strategy": "exact"}),
+    "centralized, exact": ("train", {"strategy": "closed-form"}),
     "federated, 5 rounds": ("simulate", {"rounds": 5}),
     "federated, 10 rounds": ("simulate", {}),
-    "federated, exact, one round": ("simulate", {"strategy": "exact"}),
+    "federated, exact, one round": ("simulate", {"strategy": "closed-form"}),
     "federated, exact, means of layer last, float16": (
         "simulate",
-        {"strategy": "exact", "head": "linear-mean", "layer": "last", "upload": "float16"},
+        {"strategy": "closed-form", "head": "linear-mean", "layer": "last", "upload-dtype": "float16"},
     ),
     "federated, exact, 512 random features, float16": (
         "simulate",
-        {"strategy": "exact", "random_features": 512, "upload": "float16"},
+        {"strategy": "closed-form", "random_features": 512, "upload-dtype": "float16"},
     ),
     "federated, exact, means of layers 2, 3, last, float16": (
         "simulate",
-        {"strategy": "exact", "head": "linear-mean", "upload": "float16"},
+        {"strategy": "closed-form", "head": "linear-mean", "upload-dtype": "float16"},
     ),
-    "federated, exact, layer last, float16": ("simulate", {"strategy": "exact", "layer": "last", "upload": "float16"}),
-    "federated, exact, layer last, float32": ("simulate", {"strategy": "exact", "layer": "last", "upload": "float32"}),
+    "federated, exact, layer last, float16": (
+        "simulate",
+        {"strategy": "closed-form", "layer": "last", "upload-dtype": "float16"},
+    ),
+    "federated, exact, layer last, float32": (
+        "simulate",
+        {"strategy": "closed-form", "layer": "last", "upload-dtype": "float32"},
+    ),
     "federated, exact, layers 3, last, float16": (
         "simulate",
-        {"strategy": "exact", "layer": "3+last", "upload": "float16"},
+        {"strategy": "closed-form", "layer": "3+last", "upload-dtype": "float16"},
     ),
-    "federated, exact, layers 2, 3, last, float16": ("simulate", {"strategy": "exact", "upload": "float16"}),
-    "federated, exact, layers 2, 3, last, float32": ("simulate", {"strategy": "exact", "upload": "float32"}),
-    "federated, started from the exact head, 10 rounds": ("simulate", {"start": "exact"}),
+    "federated, exact, layers 2, 3, last, float16": (
+        "simulate",
+        {"strategy": "closed-form", "upload-dtype": "float16"},
+    ),
+    "federated, exact, layers 2, 3, last, float32": (
+        "simulate",
+        {"strategy": "closed-form", "upload-dtype": "float32"},
+    ),
+    "federated, started from the exact head, 10 rounds": ("simulate", {"init": "closed-form"}),
     # What the file has clips of: 22 of "on" and 21 of "off" to train with, and over 400 of each of the fifteen words.
     "12 labels: the ten usual keywords": ("train", {"keywords": "yes,no,up,down,left,right,on,off,stop,go"}),
     "17 labels: fifteen keywords": (
@@ -67,7 +80,7 @@ EXPLORED: dict[str, dict[str, Any]] = {
     "partition dirichlet 1.0": {"partition": "dirichlet", "alpha": 1.0},
     "partition dirichlet 0.1": {"partition": "dirichlet", "alpha": 0.1},
     "one speaker a client, batches of 8": {"clients": 627, "batch_size": 8},
-    "started from the exact head": {"start": "exact"},
+    "started from the exact head": {"init": "closed-form"},
     "1 local epoch": {"local_epochs": 1},
     "3 local epochs": {"local_epochs": 3},
     "learning rate 1e-3": {"learning_rate": 1e-3},

@@ -37,8 +37,8 @@ def main() -> None:
     clips = random(CLIPS, round(SPEC.window * SAMPLE_RATE))
     encoders, best = dict[str, backend.Encode](), dict[str, float]()
     with patch.object(backend, "weights_for", lambda spec, source: (DIMENSIONS, tensors)):
-        for way, precision in backend.available_ways("cpu"):
-            encoders[f"{way} {precision}"] = backend.open_encoder(replace(SPEC, runtime=way, precision=precision))
+        for way, precision in backend.available_backends("cpu"):
+            encoders[f"{way} {precision}"] = backend.open_encoder(replace(SPEC, backend=way, precision=precision))
     torch.set_num_threads(1)
     for turn in range(1 + REPEATS):
         for name, encode in encoders.items():

@@ -34,7 +34,7 @@ def main() -> None:
         cache = given.cache or str(folder / "cache")
         figures = {"one core": one_core(given.data, folder)}
         figures["devices"] = devices(given.data, cache, folder)
-        figures["upload"] = {kind: upload(given.data, cache, folder, kind) for kind in ("float32", "float16")}
+        figures["upload-dtype"] = {kind: upload(given.data, cache, folder, kind) for kind in ("float32", "float16")}
     print(json.dumps(figures, indent=2))
 
 
@@ -46,12 +46,13 @@ os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}})
 import numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from wordflock.features import encode_clips, spec_of
+from wordflock.encoder.store import encode_clips
+from wordflock.encoder.backend import spec_of
 from wordflock.prepare import load_table
-from wordflock.settings import FederationSettings
+from wordflock.federation_settings import FederationSettings
 from wordflock.task import choose_task, examples
-from wordflock.head import build_head
-from wordflock.training import Recipe, make_optimizer, train_epoch
+from wordflock.head.torch_head import build_head
+from wordflock.head.training import Recipe, make_optimizer, train_epoch
 settings = FederationSettings(data={data!r}, cache={str(folder / "one-core")!r})
 table = load_table(settings)
 task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
@@ -171,7 +172,7 @@ def memory(pid: int) -> tuple[dict[str, float], bool]:
 def upload(data: str, cache: str, folder: Path, kind: str) -> dict[str, float]:
     """Test accuracy and bytes of a simulation whose clients send in float32 or float16."""
     options = ["--data", data, "--cache", cache, "--clients", "20", "--rounds", "8", "--runs", str(folder)]
-    command = [*COMMAND, "simulate", "--name", kind, "--upload", kind, *options]
+    command = [*COMMAND, "simulate", "--name", kind, "--upload-dtype", kind, *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     metrics = json.loads((folder / kind / "metrics.json").read_text())
     last = json.loads((folder / kind / "history.jsonl").read_text().splitlines()[-1])

@@ -26,12 +26,13 @@ from torch import Tensor
 from benchmarks.folds import Fold, against, command_line, folds
 from wordflock.data.synthetic import WORDS, synthesize
 from wordflock.encoder.store import Features
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.torch_head import Head, build_head
 from wordflock.head.training import Recipe, make_optimizer, predict, train_epoch
 from wordflock.partition import hold_back, partition_clips
 from wordflock.prepare import prepare
 from wordflock.randomness import numpy_generator
-from wordflock.settings import FederationSettings, TrainSettings
+from wordflock.settings import TrainSettings
 
 Weights = list[Tensor]
 SERVER_STEP = 0.1  # α of FedDyn

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from benchmarks.rounds import few_clips, play, timed_rounds
 from wordflock.federation import client_app
-from wordflock.settings import FederationSettings
+from wordflock.federation_settings import FederationSettings
 
 MOST = 10_000
 client_app.train_epoch = lambda *arguments, **options: 0.0

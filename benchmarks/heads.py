@@ -196,31 +196,31 @@ def main() -> None:
     print("| configuration | parameters | accuracy (%) | against the defaults | unknown recall (%) | seconds |")
     print("|---" * 6 + "|", flush=True)
     reference: list[float] = []
-    for name, variant in VARIANTS.items():
+    for name, augmentation in VARIANTS.items():
         if reference and given.only and not any(part in name for part in given.only):
             continue
-        settings = TrainSettings(data=given.data, keywords=given.keywords, cache=given.cache, **variant.options)
-        with _later(variant.late, settings) as settings:
+        settings = TrainSettings(data=given.data, keywords=given.keywords, cache=given.cache, **augmentation.options)
+        with _later(augmentation.late, settings) as settings:
             those = enumerate(folds(settings, given.every))
-            runs = [_run(variant, replace(settings, seed=seed), fold) for seed, fold in those]
+            runs = [_run(augmentation, replace(settings, seed=seed), fold) for seed, fold in those]
         parameters, accuracies, unknown, seconds = zip(*runs, strict=True)
         reference = reference or list(accuracies)
         row = against(list(accuracies), reference)
         print(f"| {name} | {parameters[0]:,} | {row} | {mean(unknown):.1f} | {mean(seconds):.1f} |", flush=True)
 
 
-def _run(variant: Variant, settings: TrainSettings, fold: Fold) -> tuple[int, float, float, float]:
+def _run(augmentation: Variant, settings: TrainSettings, fold: Fold) -> tuple[int, float, float, float]:
     """The head's parameters, its accuracy (%), its recall of the last label (%), and the processor's seconds."""
     training, scored = fold.training, fold.scored
-    if variant.few:
+    if augmentation.few:
         few = sorted(set(fold.speakers))[::4]  # with "", the silence
         training = training.select(np.flatnonzero(np.isin(fold.speakers, few)))
-    if variant.by_speaker:
+    if augmentation.by_speaker:
         training, scored = _less_mean(training, fold.speakers), _less_mean(scored, fold.scored_speakers)
     _, frames, width = training.array.shape
     torch.manual_seed(settings.seed)  # for what is drawn in training as well
-    head = variant.head(frames, width, len(fold.labels))
-    recipe = replace(Recipe.of(settings, settings.epochs), **variant.recipe)
+    head = augmentation.head(frames, width, len(fold.labels))
+    recipe = replace(Recipe.of(settings, settings.epochs), **augmentation.recipe)
     optimizer, started = make_optimizer(head, recipe), time.process_time()
     for epoch in range(recipe.epochs):
         train_epoch(head, optimizer, training, recipe, numpy_generator(settings.seed, "epoch", epoch), epoch=epoch)

@@ -51,7 +51,7 @@ def encoder_pass(data: str, cache: str, size: int, **options: Any) -> dict[str, 
 
 def from_log_mels(spec: FeatureSpec) -> Callable[[NDArray[np.float32]], object]:
     """The encoder of a spec in one thread, without what comes before it and after it."""
-    if spec.runtime == "onnxruntime":
+    if spec.backend == "onnxruntime":
         built = build_onnx_encoder(spec, *weights_for(spec))
         return lambda batch: built.session.run(None, {"log_mel": batch})
     encoder = load_encoder(spec)

@@ -13,8 +13,9 @@ from benchmarks.clips import features_of, run
 from benchmarks.rounds import few_clips
 from wordflock.encoder.backend import spec_of
 from wordflock.encoder.store import Features
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.torch_head import AttentiveHead
-from wordflock.settings import FederationSettings, Settings
+from wordflock.settings import Settings
 
 ROUNDS = 3
 

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.training import pool
 from wordflock.partition import federation
-from wordflock.privacy.mechanism import PrivateSums
+from wordflock.privacy.mechanism import PrivateStatistics
 from wordflock.run import new_head
-from wordflock.settings import FederationSettings
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--min-clips", type=int, default=8)
     parser.add_argument("--units", nargs="+", default=["clip", "client"])
     parser.add_argument("--dimensions", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--dp-clip", type=float, default=None)
+    parser.add_argument("--dp-clipping-norm", type=float, default=None)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--split", default="test", choices=["test", "validation"])
     options = parser.parse_args(arguments)
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache=options.cache,
         clients=options.clients,
         min_clips=options.min_clips,
-        strategy="exact",
+        strategy="closed-form",
         dp_epsilon=math.inf,
-        dp_clip=options.dp_clip,
+        dp_clipping_norm=options.dp_clipping_norm,
     )
     players = federation(settings)
     head = new_head(settings, players.prepared)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parts = everyone
         for dimensions in options.dimensions:
             chosen = replace(settings, dp_unit=unit, dp_dimensions=dimensions)
-            free = PrivateSums.of(chosen, z.shape[1], len(players.prepared.task.labels))
+            free = PrivateStatistics.of(chosen, z.shape[1], len(players.prepared.task.labels))
             middle = np.sum([free.middle(part) for part, _ in parts], axis=0)
             units = len(parts) if unit == "client" else sum(len(labels) for _, labels in parts)
             row = []

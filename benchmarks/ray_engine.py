@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clips import run
-from wordflock.settings import FederationSettings
+from wordflock.federation_settings import FederationSettings
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[1]

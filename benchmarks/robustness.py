@@ -4,7 +4,7 @@ python -m benchmarks.robustness --data speech_commands_mini.tar --keywords yes,n
 
 Two background recordings are kept out of training, silence included, and mixed into the test clips at several ratios.
 A third of the unknown words is kept out of training, three times over, and the recall of exactly those is measured on
-test clips. Heads are trained centrally, with the defaults and with --variants.
+test clips. Heads are trained centrally, with the defaults and with --augmentations.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.audio.augment import with_noise
+from wordflock.audio.augment import add_noise
 from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.audio.spectrogram import log_mel
 from wordflock.data import read_samples
 from wordflock.data.clips import Clip, ClipTable
 from wordflock.data.task import UNKNOWN, Task, choose_task, examples
 from wordflock.encoder.backend import spec_of
-from wordflock.encoder.store import Features, encode_clips, gathered, with_variants
+from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
 from wordflock.encoder.torch_encoder import load_encoder
 from wordflock.head.calibration import calibrate, probabilities
 from wordflock.head.torch_head import Head, build_head
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", default="")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--augmentations", type=int, nargs="*", default=[0, 1])
     given = parser.parse_args()
     settings = TrainSettings(data=given.data, keywords=given.keywords, cache=given.cache)
     table = load_table(settings)
@@ -56,15 +56,15 @@ def main() -> None:
     noisy = {ratio: _noisy(table, task, unheard, ratio, settings) for ratio in RATIOS}
     print("| variants | clean (%) | " + " | ".join(f"{ratio} dB (%)" for ratio in RATIOS) + " |")
     print("|---" * (2 + len(RATIOS)) + "|")
-    for variants in given.variants:
+    for augmentations in given.augmentations:
         rows = []
         for seed in range(given.seeds):
-            now = replace(settings, seed=seed, variants=variants)
+            now = replace(settings, seed=seed, augmentations=augmentations)
             head = _trained(_features(quiet, task, "train", now), task, now)
             test = _features(table, task, "test", now)
             rows.append([_accuracy(head, features) for features in (test, *noisy.values())])
         print(
-            f"| {variants} | " + " | ".join(f"{mean(column):.1f}" for column in zip(*rows, strict=True)) + " |",
+            f"| {augmentations} | " + " | ".join(f"{mean(column):.1f}" for column in zip(*rows, strict=True)) + " |",
             flush=True,
         )
 
@@ -100,8 +100,8 @@ def _answers(head: Head, features: Features, temperature: float) -> tuple[NDArra
 
 def _features(table: ClipTable, task: Task, split: str, settings: TrainSettings) -> Features:
     those = examples(table, task, split, settings.seed)
-    variants = settings.variants if split == "train" else 0
-    clips, labels = with_variants(those.clips, variants), list(those.labels) * (1 + variants)
+    augmentations = settings.augmentations if split == "train" else 0
+    clips, labels = with_augmentations(those.clips, augmentations), list(those.labels) * (1 + augmentations)
     encoded = encode_clips(clips, labels, spec_of(settings), settings.cache_folder, "cpu")
     return gathered(encoded, len(those.clips))
 
@@ -119,7 +119,7 @@ def _noisy(table: ClipTable, task: Task, noises: Sequence[Clip], ratio: float, s
         generator = numpy_generator(0, "noise", len(rows), int(ratio))
         noise = recordings[generator.integers(len(recordings))]
         start = generator.integers(len(noise) - len(clip))
-        mixed = np.clip(with_noise(clip, noise[start : start + len(clip)], ratio), -1, 1)
+        mixed = np.clip(add_noise(clip, noise[start : start + len(clip)], ratio), -1, 1)
         with torch.inference_mode():
             rows.append(encoder(torch.from_numpy(log_mel(fit(mixed, samples)[None]))).half().numpy()[0])
     return Features(np.stack(rows), np.arange(len(rows)), np.array(those.labels)[order])

@@ -19,11 +19,11 @@ from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import averaged_round
 from wordflock.federation.strategy import make_strategy
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.torch_head import build_head
 from wordflock.partition import Federation, Member
 from wordflock.prepare import Prepared
-from wordflock.settings import FederationSettings
 
 SPEC = FeatureSpec("none", "0" * 64, 1.4, "last", frame_pooling=6)
 TASK = Task(tuple(f"word{n}" for n in range(10)), silence=True, unknown=True)
@@ -51,7 +51,7 @@ def timed_rounds(grid: Grid, settings: FederationSettings, prepared: Prepared) -
     strategy, weights = make_strategy(settings), get_weights(build_head("attentive", SPEC.frames, WIDTH, 12))
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
-    roster.gather(1, settings.round_deadline)
+    roster.gather(1, settings.round_timeout)
     introductions, rounds = time.perf_counter() - started, []
     for number in range(1, settings.rounds + 1):
         started = time.perf_counter()

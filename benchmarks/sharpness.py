@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from wordflock.head.closed_form import Moments, Sums, solve
+from wordflock.head.closed_form import ScaleStatistics, Statistics, solve
 from wordflock.head.metrics import score
 from wordflock.head.torch_head import build_head
 from wordflock.head.training import pool
@@ -29,13 +29,13 @@ def main() -> None:
     print("| layer | " + " | ".join(f"× {factor}" for factor in FACTORS) + " |")
     print("|---" * (len(FACTORS) + 1) + "|")
     for layer in ("last", "2+3+last"):
-        settings = TrainSettings(**vars(given), strategy="exact", layer=layer)
+        settings = TrainSettings(**vars(given), strategy="closed-form", layer=layer)
         prepared = prepare(settings, ["train", "validation"])
         train, validation, labels = prepared.features["train"], prepared.features["validation"], prepared.task.labels
         head = build_head(settings.head, *train.array.shape[1:], len(labels))
         z = pool(head, train)
-        scale = Moments.of(z, train.labels, len(labels)).scale()
-        solution = solve(Sums.of(z, train.labels, scale), scale)
+        scale = ScaleStatistics.of(z, train.labels, len(labels)).scale()
+        solution = solve(Statistics.of(z, train.labels, scale), scale)
         scores = pool(head, validation) @ solution.weight.T + solution.bias
         losses = [score((factor * scores).astype("float32"), validation.labels, labels, 0).loss for factor in FACTORS]
         print(f"| {layer} | " + " | ".join(f"{loss:.3f}" for loss in losses) + " |", flush=True)

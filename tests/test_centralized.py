@@ -187,7 +187,7 @@ def with_other(**changes: Any) -> Callable[[Checkpoint], Checkpoint]:
         (with_other(labels=["a", "b", "d"]), "was trained for a,b,d on nowhere"),
         (with_other(spec=replace(SPEC, fingerprint="cd" * 32)), "not for what is asked now"),
         (with_other(spec=replace(SPEC, layer="1")), "layer 1 in float32 by torch, not for what is asked now"),
-        (with_other(spec=replace(SPEC, runtime="onnxruntime")), "in float32 by onnxruntime, not for"),
+        (with_other(spec=replace(SPEC, backend="onnxruntime")), "in float32 by onnxruntime, not for"),
         (with_other(spec=replace(SPEC, precision="bfloat16")), "in bfloat16 by torch, not for what is asked now"),
     ],
 )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import PartitionSettings
 from wordflock.partition import hold_back, partition_clips
-from wordflock.settings import PartitionSettings
 
 # Other people's, on every table that they sort, and at every failed attempt.
 pytestmark = [
@@ -166,7 +166,7 @@ ELSEWHERE = """
 import json, sys
 import numpy as np
 from wordflock.partition import hold_back, partition_clips
-from wordflock.settings import PartitionSettings
+from wordflock.federation_settings import PartitionSettings
 
 kinds, (speakers, labels) = json.load(sys.stdin)
 deal = lambda kind: partition_clips(speakers, np.array(labels), PartitionSettings(partition=kind, clients=5, seed=11))

@@ -12,17 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordflock.errors import WordflockError
-from wordflock.settings import (
-    ClientSettings,
-    DataSettings,
-    FederationSettings,
-    HeadSettings,
-    PartitionSettings,
-    ServerSettings,
-    Settings,
-    TrainSettings,
-    dashed,
-)
+from wordflock.federation_settings import ClientSettings, FederationSettings, PartitionSettings, ServerSettings
+from wordflock.options import dashed
+from wordflock.settings import DataSettings, HeadSettings, Settings, TrainSettings
 
 CLASSES = (
     DataSettings,
@@ -46,16 +38,16 @@ def about(kind: type[DataSettings], name: str) -> tuple[Any, bool, Any, Any, Any
     metadata = next(f.metadata for f in fields(kind) if f.name == name)
     hint = get_type_hints(kind)[name]
     bare, *none = get_args(hint) or [hint]
-    return bare, none == [type(None)], metadata["choices"], metadata["least"], metadata["most"]
+    return bare, none == [type(None)], metadata["choices"], metadata["minimum"], metadata["maximum"]
 
 
 def values(kind: type[DataSettings], name: str) -> st.SearchStrategy[Any]:
     """All values that an option may have."""
-    hint, optional, choices, least, most = about(kind, name)
+    hint, optional, choices, minimum, maximum = about(kind, name)
     by_type: dict[Any, st.SearchStrategy[Any]] = {
         str: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-        int: st.integers(-(2**63) if least is None else least, 2**63 - 1 if most is None else most),
-        float: st.floats(least, most, allow_nan=False, allow_infinity=False),
+        int: st.integers(-(2**63) if minimum is None else minimum, 2**63 - 1 if maximum is None else maximum),
+        float: st.floats(minimum, maximum, allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
     }
     usual = st.sampled_from(choices) if choices else by_type[hint]
@@ -127,7 +119,7 @@ def test_flwr_run_starts_from_the_same_defaults() -> None:
 @every_option
 def test_every_option_says_what_it_is_for_and_has_a_default_that_it_allows(kind: type[DataSettings], name: str) -> None:
     option = next(f for f in fields(kind) if f.name == name)
-    hint, optional, choices, least, most = about(kind, name)
+    hint, optional, choices, minimum, maximum = about(kind, name)
     help = option.metadata["help"]
     assert help[0].isupper() and help.endswith((".", ")")) and "\n" not in help
     if option.default is None:
@@ -135,8 +127,8 @@ def test_every_option_says_what_it_is_for_and_has_a_default_that_it_allows(kind:
     else:
         assert isinstance(option.default, hint)
         assert not choices or option.default in choices
-        assert least is None or option.default >= least
-        assert most is None or option.default <= most
+        assert minimum is None or option.default >= minimum
+        assert maximum is None or option.default <= maximum
     assert name == name.lower() and dashed(name).replace("-", "_") == name
 
 
@@ -155,38 +147,38 @@ def test_a_value_of_the_wrong_type_is_refused(kind: type[DataSettings], name: st
     for value in wrong:
         with pytest.raises(WordflockError) as error:
             kind.from_config({dashed(name): value})
-        assert str(error.value) == f"The configuration's {dashed(name)} = {value!r} is of the wrong type."
+        assert str(error.value) == f"{name} = {value!r} is of the wrong type."
 
 
 @every_class
 def test_a_whole_number_will_do_for_a_real_one(kind: type[DataSettings]) -> None:
     for f in fields(kind):
         if about(kind, f.name)[0] is float:
-            whole = 0 if (f.metadata["most"] or 2) < 2 else 2
+            whole = 0 if (f.metadata["maximum"] or 2) < 2 else 2
             value = getattr(kind.from_config({dashed(f.name): whole}), f.name)
             assert value == whole and type(value) is float
 
 
 @every_option
 def test_a_value_beyond_its_bounds_or_none_of_the_choices_is_refused(kind: type[DataSettings], name: str) -> None:
-    hint, _, choices, least, most = about(kind, name)
+    hint, _, choices, minimum, maximum = about(kind, name)
 
     def refuse(value: Any, remedy: str) -> None:
         for make in (lambda: kind(**{name: value}), lambda: kind.from_config({dashed(name): value})):
             with pytest.raises(WordflockError) as error:
                 make()
-            assert str(error.value) == f"--{dashed(name)} {value} is {remedy}."
+            assert str(error.value) == f"{name} = {value!r} is {remedy}."
 
     if choices:
         refuse("nonsense", f"none of {', '.join(choices)}")
-    if least is not None:
-        for value in [least - 1] if hint is int else [math.nextafter(least, -math.inf), -math.inf, math.nan]:
-            refuse(value, f"too small; the least is {least}")
-        assert getattr(kind(**{name: hint(least)}), name) == least
-    if most is not None:
-        for value in [most + 1] if hint is int else [math.nextafter(most, math.inf), math.inf]:
-            refuse(value, f"too large; the most is {most}")
-        assert getattr(kind(**{name: hint(most)}), name) == most
+    if minimum is not None:
+        for value in [minimum - 1] if hint is int else [math.nextafter(minimum, -math.inf), -math.inf, math.nan]:
+            refuse(value, f"too small; the minimum is {minimum}")
+        assert getattr(kind(**{name: hint(minimum)}), name) == minimum
+    if maximum is not None:
+        for value in [maximum + 1] if hint is int else [math.nextafter(maximum, math.inf), math.inf]:
+            refuse(value, f"too large; the maximum is {maximum}")
+        assert getattr(kind(**{name: hint(maximum)}), name) == maximum
 
 
 @pytest.mark.parametrize(
@@ -197,13 +189,13 @@ def test_a_value_beyond_its_bounds_or_none_of_the_choices_is_refused(kind: type[
         (HeadSettings, {"learning-rate": 0.0}),
         (HeadSettings, {"learning-rate": math.inf}),
         (HeadSettings, {"label-smoothing": 2.0}),
-        (FederationSettings, {"held-back": 1.5}),
+        (FederationSettings, {"holdout": 1.5}),
         (PartitionSettings, {"alpha": 0.0}),
     ],
     ids=str,
 )
 def test_what_would_fail_only_later_is_refused_at_once(kind: type[DataSettings], config: dict[str, Any]) -> None:
-    with pytest.raises(WordflockError, match=r"is too (small|large); the (least|most) is"):
+    with pytest.raises(WordflockError, match=r"is too (small|large); the (minimum|maximum) is"):
         kind.from_config(config)
 
 

@@ -18,15 +18,15 @@ from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
-from wordflock.head.closed_form import Moments, Sums, SumsFolder, solve
+from wordflock.head.closed_form import ScaleStatistics, Statistics, StatisticsFolder, solve
 from wordflock.head.torch_head import Head, count_parameters
-from wordflock.head.training import Recipe, evaluate_head, make_optimizer, pool, put_solution, train_epoch
-from wordflock.prepare import Prepared, prepare, settled
-from wordflock.privacy.mechanism import PrivateSums, format_privacy
+from wordflock.head.training import Recipe, evaluate_head, load_solution, make_optimizer, pool, train_epoch
+from wordflock.prepare import Prepared, prepare, resolved
+from wordflock.privacy.mechanism import PrivateStatistics, format_privacy
 from wordflock.progress import progress
 from wordflock.randomness import numpy_generator
 from wordflock.run import LAST, METRICS, Run, checkpoint_of, finish, new_head
-from wordflock.settings import TrainSettings, check_privacy
+from wordflock.settings import TrainSettings
 
 
 def train(settings: TrainSettings) -> Path:
@@ -37,16 +37,16 @@ def train(settings: TrainSettings) -> Path:
     unless the settings name another. Raises WordflockError where the loss is no longer a finite number.
     """
     started = time.perf_counter()
-    check_privacy(settings)
+    settings.check_privacy()
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None
     prepared = prepare(settings)
-    settings = settled(settings, prepared)
+    settings = resolved(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
-    if settings.strategy == "exact":
+    if settings.closed_form:
         if settings.checkpoint:
-            raise WordflockError("--strategy exact starts from no --checkpoint; see `wordflock learn`.")
-        return _train_exactly(settings, prepared, head, seconds)
+            raise WordflockError("--strategy closed-form starts from no --checkpoint; see `wordflock learn`.")
+        return _train_closed_form(settings, prepared, head, seconds)
     recipe = Recipe.of(settings, settings.epochs)
     labels, where = prepared.task.labels, device(settings)
     optimizer = make_optimizer(head.to(where), recipe)  # whose state, taken over from a run, goes where the head is
@@ -104,7 +104,7 @@ def train(settings: TrainSettings) -> Path:
     return run.folder
 
 
-def _train_exactly(settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]) -> Path:
+def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]) -> Path:
     """The head whose last layer is the best in closed form, as the exact strategy of a federation finds it."""
     run = Run(settings, "train")
     print(f"head parameters = {count_parameters(head):,}")
@@ -113,16 +113,16 @@ def _train_exactly(settings: TrainSettings, prepared: Prepared, head: Head, seco
     z = pool(head, features)
     metrics: dict[str, Any] = {"seconds": seconds}
     if settings.dp_epsilon is not None:
-        mechanism = PrivateSums.of(settings, z.shape[1], len(labels))
+        mechanism = PrivateStatistics.of(settings, z.shape[1], len(labels))
         mechanism = mechanism.centred(mechanism.middle(z), len(z))
-        put_solution(head, mechanism.solve(mechanism.noisy(mechanism.contribution(z, features.labels))))
+        load_solution(head, mechanism.solve(mechanism.noisy(mechanism.contribution(z, features.labels))))
         metrics["privacy"] = mechanism.report("server")
         print(format_privacy(metrics["privacy"]))
     else:
-        scale = Moments.of(z, features.labels, len(labels)).scale()
-        total = Sums.of(z, features.labels, scale)
-        SumsFolder(run.folder / "sums").write(scale, total)
-        put_solution(head, solve(total, scale))
+        scale = ScaleStatistics.of(z, features.labels, len(labels)).scale()
+        total = Statistics.of(z, features.labels, scale)
+        StatisticsFolder(run.folder / "statistics").write(scale, total)
+        load_solution(head, solve(total, scale))
     seconds["train"] = time.perf_counter() - started
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)
@@ -139,7 +139,7 @@ def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, pr
         raise WordflockError(
             f"{path} was trained for {','.join(before.labels)} on {before.spec.encoder}, window {before.spec.window}, "
             f"frames pooled by {before.spec.frame_pooling}, layer {before.spec.layer} in {before.spec.precision} "
-            f"by {before.spec.runtime}, not for what is asked now; give the options it was trained with."
+            f"by {before.spec.backend}, not for what is asked now; give the options it was trained with."
         )
     try:
         set_weights(head, before.weights)

@@ -10,8 +10,8 @@ import numpy as np
 from wordflock.data.clips import SPLITS
 from wordflock.data.task import choose_task, examples
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import PartitionSettings
 from wordflock.prepare import load_table
-from wordflock.settings import PartitionSettings
 
 
 def describe(settings: PartitionSettings, plot: Path | None) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 def plot_accuracy(history: Sequence[dict[str, Any]], counter: str, path: Path) -> None:
     """Validation accuracy over epochs or rounds (`counter`), and the clients' own where there is one."""
     figure, axes = _figure()
-    for key, name in (("validation_accuracy", "validation"), ("client_accuracy", "clients' held-back clips")):
+    for key, name in (("validation_accuracy", "validation"), ("client_accuracy", "clients' holdout clips")):
         points = [(line[counter], 100 * line[key]) for line in history if line.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)

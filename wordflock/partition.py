@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import FederationSettings, PartitionSettings
 from wordflock.randomness import numpy_generator
-from wordflock.settings import FederationSettings, PartitionSettings
 
 if TYPE_CHECKING:
     from wordflock.prepare import Prepared
@@ -111,7 +111,7 @@ class Member:
 
     client: int
     train: Features
-    held_back: Features
+    holdout: Features
     labels: list[str]
     spec: FeatureSpec
     name: str = ""
@@ -139,7 +139,7 @@ def federation(settings: FederationSettings) -> Federation:
     parts = partition_clips(speakers, features.labels, settings)
     members = []
     for client, clips in enumerate(parts):
-        train, held_back = hold_back(clips, settings.held_back_share, settings.seed, client)
+        train, holdout = hold_back(clips, settings.holdout_share, settings.seed, client)
         labels, spec = prepared.task.labels, prepared.spec
-        members.append(Member(client, features.select(train), features.select(held_back), labels, spec))
+        members.append(Member(client, features.select(train), features.select(holdout), labels, spec))
     return Federation(prepared, members)

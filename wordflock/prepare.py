@@ -12,7 +12,7 @@ from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
-from wordflock.encoder.store import Features, encode_clips, gathered, with_variants
+from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
 from wordflock.errors import WordflockError
 from wordflock.settings import DataSettings, Settings
 
@@ -55,10 +55,10 @@ def prepare(
                 "name the splits in a --table, or use a data set of more speakers."
             )
     # One call for all splits, so that there is one progress bar and one look at the store.
-    variants = {split: settings.variants if split == "train" else 0 for split in chosen}
-    clips = {split: with_variants(those.clips, variants[split]) for split, those in chosen.items()}
+    augmentations = {split: settings.augmentations if split == "train" else 0 for split in chosen}
+    clips = {split: with_augmentations(those.clips, augmentations[split]) for split, those in chosen.items()}
     together = [clip for those in clips.values() for clip in those]
-    labels = [label for split, those in chosen.items() for label in those.labels * (1 + variants[split])]
+    labels = [label for split, those in chosen.items() for label in those.labels * (1 + augmentations[split])]
     encoded = encode_clips(together, labels, spec, settings.cache_folder, device(settings))
     features, start = {}, 0
     for split, those in chosen.items():
@@ -68,9 +68,9 @@ def prepare(
     return Prepared(table, task, spec, chosen, features)
 
 
-def settled(settings: AnySettings, prepared: Prepared) -> AnySettings:
+def resolved(settings: AnySettings, prepared: Prepared) -> AnySettings:
     """The settings with the way in which the features were made, where they left it open: files tell what was used."""
-    return replace(settings, runtime=prepared.spec.runtime, precision=prepared.spec.precision)
+    return replace(settings, backend=prepared.spec.backend, precision=prepared.spec.precision)
 
 
 def encode_all(settings: Settings) -> None:

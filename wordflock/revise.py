@@ -23,14 +23,15 @@ from wordflock.encoder.backend import device
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import encode_clips
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import FederationSettings
 from wordflock.files import write_atomically
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
-from wordflock.head.closed_form import Scale, Sums, SumsFolder, solve, widened
+from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_labels, solve
 from wordflock.head.torch_head import Head
 from wordflock.head.training import layer, pool
 from wordflock.prepare import load_table, prepare
 from wordflock.run import BEST, LAST
-from wordflock.settings import DataSettings, FederationSettings, HeadSettings, TrainSettings
+from wordflock.settings import DataSettings, HeadSettings, TrainSettings
 
 REVISIONS = "revisions.jsonl"
 
@@ -38,8 +39,8 @@ REVISIONS = "revisions.jsonl"
 def forget(folder: Path, *, client: int | None = None, speaker: str = "", label: str = "") -> int:
     """Make the run's head what it would be without a client, a speaker or a label; returns how many clips that were.
 
-    What a client sent is subtracted where the run kept it (--keep client-sums); otherwise the sums of what goes are
-    made again from the run's data. Raises WordflockError where nothing of it is in the head.
+    What a client sent is subtracted where the run kept it (--keep-statistics by-client); otherwise the statistics of
+    what goes are computed again from the run's data. Raises WordflockError where nothing of it is in the head.
     """
     run = _open(folder)
     asked: dict[str, Any] = {"client": client, "speaker": speaker, "label": label}
@@ -53,7 +54,7 @@ def forget(folder: Path, *, client: int | None = None, speaker: str = "", label:
     parts = [] if kept else [part for part in _contents(run) if _matches(part, what)]
     if not kept and not parts:
         raise WordflockError(f"Nothing of {what} is in the head of {folder}; look at `wordflock data describe`.")
-    gone: Sums = kept or _sums(run, parts)
+    gone: Statistics = kept or _sums(run, parts)
     clips = round(float(gone.counts.sum()))
     total = run.total - gone
     if label:
@@ -96,16 +97,16 @@ def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> in
         raise WordflockError(f"{table.source} has no new training clips of {', '.join(placed)}.")
     indices = [placed.index(clip.word) for clip in clips]
     arriving = np.bincount(indices, minlength=len(placed)).astype(np.float64)
-    scale, total = widened(scale, total, labels, placed, arriving)
+    scale, total = add_labels(scale, total, labels, placed, arriving)
     features = encode_clips(clips, indices, run.checkpoint.spec, settings.cache_folder, device(settings))
-    total += Sums.of(pool(run.head, features), features.labels, scale)
+    total += Statistics.of(pool(run.head, features), features.labels, scale)
     source = {key: getattr(settings, key) for key in ("data", "speaker_pattern", "table")}
     entry = {"words": list(words), "from": source, "keys": [clip.key for clip in clips]}
     _write(run, total, scale, placed, {"learn": entry, "clips": len(clips)})
     return len(clips)
 
 
-def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head) -> tuple[list[str], Scale, Sums]:
+def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head) -> tuple[list[str], Scale, Statistics]:
     """The labels, the scale and the sums of a run that other clients' sums are to be added to or taken from.
 
     Raises WordflockError where the settings, features and untrained head are not such that the sums go together.
@@ -135,9 +136,9 @@ class _Run:
     has_data: bool  # its clips are here: not on devices
     checkpoint: Checkpoint
     head: Head
-    sums: SumsFolder
+    sums: StatisticsFolder
     scale: Scale
-    total: Sums
+    total: Statistics
     revisions: list[dict[str, Any]]
 
 
@@ -146,9 +147,9 @@ def _open(folder: Path) -> _Run:
         config = tomllib.loads((folder / "config.toml").read_text())
     except (OSError, ValueError) as error:
         raise WordflockError(f"{folder} is no run; give a folder such as runs/<name>.") from error
-    sums = SumsFolder(folder / "sums")
+    sums = StatisticsFolder(folder / "statistics")
     if not (sums.folder / "total.safetensors").exists():
-        raise WordflockError(f"The run {folder} kept no sums; only runs with --strategy exact can be revised.")
+        raise WordflockError(f"The run {folder} kept no sums; only runs with --strategy closed-form can be revised.")
     kind = TrainSettings if config.get("mode") == "train" else FederationSettings
     checkpoint = load_checkpoint(folder / BEST)
     path = folder / REVISIONS
@@ -174,7 +175,8 @@ def _contents(run: _Run) -> list[_Part]:
     """What is in a head now: what it was solved from, and all revisions since, in their order."""
     if not run.has_data:
         raise WordflockError(
-            f"The clips of {run.folder} are with its clients; forget one whose sums were kept (--keep client-sums)."
+            f"The clips of {run.folder} are with its clients; forget one whose statistics the run kept "
+            "(--keep-statistics by-client)."
         )
     parts = _solved_from(run.settings)
     for line in run.revisions:
@@ -207,7 +209,7 @@ def _solved_from(settings: FederationSettings | TrainSettings) -> list[_Part]:
         owner = np.full(len(prepared.features["train"]), -1)
         place = {row: index for index, row in enumerate(prepared.features["train"].rows.tolist())}
         for member in made.members:
-            if len(member.train) >= settings.least_clips:
+            if len(member.train) >= settings.required_clips:
                 owner[[place[row] for row in member.train.rows.tolist()]] = member.client
     those, labels = prepared.examples["train"], prepared.task.labels
     return [
@@ -226,15 +228,15 @@ def _learned(run: _Run, entry: dict[str, Any]) -> list[_Part]:
     return [_Part(clip, clip.word, -1) for clip in found.values()]
 
 
-def _sums(run: _Run, parts: Sequence[_Part]) -> Sums:
+def _sums(run: _Run, parts: Sequence[_Part]) -> Statistics:
     """The sums of clips, with the labels as the head has them now."""
     labels = [run.checkpoint.labels.index(part.label) for part in parts]
     clips = [part.clip for part in parts]
     features = encode_clips(clips, labels, run.checkpoint.spec, run.settings.cache_folder, device(run.settings))
-    return Sums.of(pool(run.head, features), features.labels, run.scale)
+    return Statistics.of(pool(run.head, features), features.labels, run.scale)
 
 
-def _write(run: _Run, total: Sums, scale: Scale, labels: list[str], entry: dict[str, Any]) -> None:
+def _write(run: _Run, total: Statistics, scale: Scale, labels: list[str], entry: dict[str, Any]) -> None:
     """Solve, and write head, sums and record."""
     # All but the last layer is as it was.
     revised = replace(run.checkpoint, labels=labels, weights={**run.checkpoint.weights, **layer(solve(total, scale))})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wordflock.audio.augment import coloured_noise, in_room, shifted, speeded, vary, with_noise
+from wordflock.audio.augment import add_noise, add_reverb, augment, change_speed, coloured_noise, shift
 from wordflock.audio.reading import SAMPLE_RATE
 
 quickly = settings(max_examples=25, deadline=None)
@@ -29,19 +29,19 @@ def level(samples: NDArray[np.float32]) -> float:
 @given(seed=seeds, samples=st.sampled_from([1, 2, 160, 5000, 16000, 22400]), number=st.integers(1, 99))
 def test_a_variant_is_as_long_as_its_clip_and_can_be_played(seed: int, samples: int, number: int) -> None:
     for clip in (a_word(seed, samples), np.zeros(samples, np.float32), np.ones(samples, np.float32)):
-        varied = vary(clip, f"key {seed}", number)
-        assert varied.shape == clip.shape and varied.dtype == np.float32
-        assert np.isfinite(varied).all() and np.abs(varied).max() <= 1
+        augmented = augment(clip, f"key {seed}", number)
+        assert augmented.shape == clip.shape and augmented.dtype == np.float32
+        assert np.isfinite(augmented).all() and np.abs(augmented).max() <= 1
 
 
 def test_the_clip_and_the_number_decide_a_variant_and_nothing_else() -> None:
     clip = a_word()
     before = clip.copy()
-    one = vary(clip, "key", 1)
+    one = augment(clip, "key", 1)
     np.random.default_rng(5).random()
-    np.testing.assert_array_equal(one, vary(clip, "key", 1))
+    np.testing.assert_array_equal(one, augment(clip, "key", 1))
     np.testing.assert_array_equal(clip, before)
-    others = [vary(clip, "key", 2), vary(clip, "another", 1)]
+    others = [augment(clip, "key", 2), augment(clip, "another", 1)]
     assert all(np.abs(one - other).max() > 1e-3 for other in [clip, *others])
 
 
@@ -50,13 +50,13 @@ def test_the_clip_and_the_number_decide_a_variant_and_nothing_else() -> None:
 def test_noise_is_as_loud_as_the_ratio_says(seed: int, ratio: float, slope: float) -> None:
     clip = a_word(seed)
     noise = coloured_noise(len(clip), slope, np.random.default_rng(seed))
-    added = with_noise(clip, noise, ratio) - clip
+    added = add_noise(clip, noise, ratio) - clip
     assert 20 * np.log10(level(clip) / level(added)) == pytest.approx(ratio, abs=0.05)
 
 
 def test_silence_gets_some_noise_as_well() -> None:
     noise = coloured_noise(SAMPLE_RATE, 1.0, np.random.default_rng(0))
-    assert level(with_noise(np.zeros(SAMPLE_RATE, np.float32), noise, 0.0)) == pytest.approx(0.01, rel=1e-3)
+    assert level(add_noise(np.zeros(SAMPLE_RATE, np.float32), noise, 0.0)) == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
@@ -73,7 +73,7 @@ def test_the_colour_of_noise_is_its_slope_over_frequency(slope: float) -> None:
 def test_a_room_leaves_the_level_and_adds_nothing_before_the_sound(seed: int, seconds: float) -> None:
     clip = np.concatenate([np.zeros(4000, np.float32), a_word(seed, 12000)])
     clip[4000] = 0.5
-    wet = in_room(clip, seconds, np.random.default_rng(seed))
+    wet = add_reverb(clip, seconds, np.random.default_rng(seed))
     assert wet.shape == clip.shape and level(wet) == pytest.approx(level(clip), rel=1e-3)
     assert np.abs(wet[:4000]).max() < 1e-4 and np.abs(wet - clip).max() > 1e-3
 
@@ -86,14 +86,14 @@ def test_a_room_is_what_scipy_convolves() -> None:
     echo[0] += 1.0
     expected = scipy.signal.fftconvolve(clip, echo)[: len(clip)]
     expected *= level(clip) / level(expected.astype(np.float32))
-    np.testing.assert_allclose(in_room(clip, 0.2, np.random.default_rng(3)), expected, atol=1e-5)
+    np.testing.assert_allclose(add_reverb(clip, 0.2, np.random.default_rng(3)), expected, atol=1e-5)
 
 
 @quickly
 @given(start=st.integers(-1600, 1600))
 def test_a_shift_moves_the_clip_and_leaves_silence_behind(start: int) -> None:
     clip = np.arange(1, 8001, dtype=np.float32)
-    moved = shifted(clip, start / SAMPLE_RATE, len(clip))
+    moved = shift(clip, start / SAMPLE_RATE, len(clip))
     expected = np.zeros_like(clip)
     if start >= 0:
         expected[start:] = clip[: len(clip) - start]
@@ -105,7 +105,7 @@ def test_a_shift_moves_the_clip_and_leaves_silence_behind(start: int) -> None:
 @pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
 def test_a_faster_clip_is_shorter_and_higher(speed: float) -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    faster = speeded(np.sin(2 * np.pi * 500 * time).astype(np.float32), speed)
+    faster = change_speed(np.sin(2 * np.pi * 500 * time).astype(np.float32), speed)
     assert len(faster) == pytest.approx(SAMPLE_RATE / speed, abs=2)
     peak = np.abs(np.fft.rfft(faster)).argmax() * SAMPLE_RATE / len(faster)
     assert peak == pytest.approx(500 * speed, abs=2)

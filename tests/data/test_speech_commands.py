@@ -86,7 +86,7 @@ def test_the_hash_rule_gives_a_tenth_each_to_validation_and_test() -> None:
 
 
 def test_lists_win_and_may_name_another_extension(small_speech_commands: Path, tmp_path: Path) -> None:
-    for list_ in small_speech_commands.glob("*list_of.txt"):
+    for list_ in small_speech_commands.glob("*_list.txt"):
         list_.write_text(list_.read_text().replace(".wav", ".flac"))
     table = load_clips(small_speech_commands, cache=tmp_path)
     listed = {
@@ -99,7 +99,7 @@ def test_lists_win_and_may_name_another_extension(small_speech_commands: Path, t
 
 
 def test_without_lists_the_hash_decides(small_speech_commands: Path, tmp_path: Path) -> None:
-    for list_ in small_speech_commands.glob("*list_of.txt"):
+    for list_ in small_speech_commands.glob("*_list.txt"):
         list_.unlink()
     table = load_clips(small_speech_commands, cache=tmp_path)
     assert set(splits(table).values()) == {"train", "validation", "test"}
@@ -110,7 +110,7 @@ def test_without_lists_the_hash_decides(small_speech_commands: Path, tmp_path: P
 def test_with_one_list_the_hash_decides_what_it_does_not_name(
     kept: str, small_speech_commands: Path, tmp_path: Path
 ) -> None:
-    for list_ in small_speech_commands.glob("*list_of.txt"):
+    for list_ in small_speech_commands.glob("*_list.txt"):
         if list_.name != kept:
             list_.unlink()
     named = set((small_speech_commands / kept).read_text().split())
@@ -151,7 +151,7 @@ def test_a_training_set_with_unknown_words_is_not_taken_for_the_test(
     small_speech_commands: Path, tmp_path: Path, write_audio: WriteAudio
 ) -> None:
     write_audio(small_speech_commands / "_unknown_" / "0c540988_nohash_0.wav")
-    background, lists = small_speech_commands / "_background_noise_", small_speech_commands.glob("*list_of.txt")
+    background, lists = small_speech_commands / "_background_noise_", small_speech_commands.glob("*_list.txt")
     tables = [load_clips(small_speech_commands, cache=tmp_path)]
     background.rename(tmp_path / "elsewhere")  # the lists alone are enough to tell
     tables.append(load_clips(small_speech_commands, cache=tmp_path))

@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from wordflock.data import synthetic
-from wordflock.data.espeak import TRACTS
+from wordflock.data.espeak import TRACTS, Espeak
 from wordflock.data.synthetic import WORDS, synthesize
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
@@ -106,7 +106,7 @@ def test_no_speaker_is_in_two_splits(small: Path) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_vocal_tract_is_in_two_splits_and_no_training_voice_comes_twice(tmp_path: Path, seed: int) -> None:
     recipe = synthetic._Recipe(WORDS[:10], WORDS[10:], 100, 2, "en", seed)
-    cast = synthetic._cast(synthetic._Espeak(tmp_path), recipe)
+    cast = synthetic._cast(Espeak(tmp_path), recipe)
     tracts = {
         split: {v.name.split("+")[1] for v in cast if v.split == split} for split in ("train", "validation", "test")
     }
@@ -135,14 +135,14 @@ def test_the_same_recipe_gives_the_same_bytes_again_in_this_process_and_another_
 
 
 def test_a_word_lies_within_its_second_and_is_heard(tmp_path: Path) -> None:
-    espeak = synthetic._Espeak(tmp_path)
+    espeak = Espeak(tmp_path)
     voices = synthetic._cast(espeak, synthetic._Recipe(WORDS, (), 12, 1, "en", 0))
     silence = [np.zeros(16_001)]
     for voice in voices:
         for word in WORDS:
             generator = numpy_generator(0, "test", word)
             spoken = synthetic._say(espeak, voice, word, generator)
-            assert 0.1 < len(spoken) / 16_000 <= synthetic.LONGEST_WORD
+            assert 0.1 < len(spoken) / 16_000 <= synthetic.MAX_WORD
             clip = synthetic._take(spoken, voice, silence, generator)
             assert len(clip) == 16_000 and np.abs(clip).max() < 1
             # All of the word is there: its direct sound begins after the clip does, and ends before the clip does.
@@ -168,7 +168,7 @@ def shape(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_a_word_sounds_more_like_itself_than_like_another(tmp_path: Path) -> None:
-    espeak = synthetic._Espeak(tmp_path)
+    espeak = Espeak(tmp_path)
     voice = synthetic._cast(espeak, synthetic._Recipe(("yes",), (), 1, 1, "en", 0))[0]
     words = WORDS[:10]
     first, second = (
@@ -183,7 +183,7 @@ def test_a_word_sounds_more_like_itself_than_like_another(tmp_path: Path) -> Non
 def test_the_breath_of_a_voice_depends_on_its_seed_alone(tmp_path: Path, voice: str) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    one, two = synthetic._Espeak(tmp_path / "one"), synthetic._Espeak(tmp_path / "two")
+    one, two = Espeak(tmp_path / "one"), Espeak(tmp_path / "two")
     yes = (voice, "yes", 150, 50, 50)
     np.testing.assert_array_equal(one.say(*yes, seed=1), two.say(*yes, seed=1))
     assert not np.array_equal(one.say(*yes, seed=2), two.say(*yes, seed=3))
@@ -195,12 +195,12 @@ def test_voices_are_found_however_long_the_path_to_them(tmp_path: Path, monkeypa
     (tmp_path / ("long" * 50)).symlink_to(espeakng_loader.get_data_path())
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(tmp_path / ("long" * 50)))
     (tmp_path / "home").mkdir()
-    samples = synthetic._Espeak(tmp_path / "home").say("en-us+f3", "yes", 150, 50, 50, seed=1)
+    samples = Espeak(tmp_path / "home").say("en-us+f3", "yes", 150, 50, 50, seed=1)
     assert np.abs(samples).max() > 0.1
 
 
 def test_another_language_has_voices_of_its_own(tmp_path: Path) -> None:
-    espeak = synthetic._Espeak(tmp_path)
+    espeak = Espeak(tmp_path)
     assert espeak.dialects("fr") == ["fr", "fr-be", "fr-ch"]
     assert espeak.dialects("en-US") == ["en-us", "en-us-nyc"]
     with pytest.raises(WordflockError, match="does not speak the language 'tlh': choose from af, "):

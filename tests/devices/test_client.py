@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from wordflock.devices.client import Story
+from wordflock.devices.client import SuperNodeLog
 
 WARNING, INFO = "\x1b[93mWARNING \x1b[0m:   ", "\x1b[92mINFO \x1b[0m:      "
 
 
 def test_a_round_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
-    story = Story("server:8000")
+    story = SuperNodeLog("server:8000")
     for line in ("SuperNode ID: 5", "", "[RUN 7, ROUND 3]", "Receiving: train message (ID: f00)", "Sent successfully"):
         story.tell(INFO + line)
     assert capsys.readouterr().out == "connected to server:8000\nround 3: training\n"
@@ -18,8 +18,8 @@ def test_a_round_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_each_message_of_a_sum_has_words_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    story = Story("server:8000")
-    for what in ("train.sums", "train.masked"):
+    story = SuperNodeLog("server:8000")
+    for what in ("train.statistics", "train.masked"):
         story.tell(f"{INFO}Receiving: {what} message (ID: f00)")
     assert (
         capsys.readouterr().out
@@ -30,7 +30,7 @@ def test_each_message_of_a_sum_has_words_of_its_own(capsys: pytest.CaptureFixtur
 def test_a_server_that_does_not_answer_is_told_of_once_and_since_when_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    story = Story("server:8000")
+    story = SuperNodeLog("server:8000")
     for line in [f"{WARNING}Connection attempt failed, retrying in {seconds} seconds" for seconds in ("0.24", "6.69")]:
         story.tell(line)
     since = story.silent_since
@@ -43,7 +43,7 @@ def test_a_server_that_does_not_answer_is_told_of_once_and_since_when_is_known(
 
 
 def test_a_supernode_that_takes_its_time_is_no_server_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    story = Story("server:8000")
+    story = SuperNodeLog("server:8000")
     story.tell("Connection attempt failed with exception: [Errno 111] Connection refused")  # as the SuperExec says it
     story.tell("Connection attempt failed, retrying in 16.88 seconds")
     story.tell("Connection successful after 20.1 seconds and 3 tries.")

@@ -14,7 +14,7 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from wordflock.devices import flower
 from wordflock.devices.flower import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard, foreign_code
-from wordflock.settings import ServerSettings
+from wordflock.federation_settings import ServerSettings
 
 OWN = """
 [tool.flwr.app.components]
@@ -129,8 +129,8 @@ def test_a_client_looks_for_messages_often_while_they_come_and_seldom_when_they_
     waiting.sleep(0.5)  # one is being answered
     for now in (1000.0, 1002.0, 1100.0):  # noqa: B007
         waiting.sleep(3)
-    least, most = flower.LOOK, flower.LONGEST_LOOK
-    assert slept == [most, flower.GLANCE, least, pytest.approx(least + 0.5), most]
+    least, most = flower.POLL_INTERVAL, flower.MAX_POLL_INTERVAL
+    assert slept == [most, flower.REPLY_POLL_INTERVAL, least, pytest.approx(least + 0.5), most]
 
 
 def test_an_answer_counts_once_all_of_it_is_there(tmp_path: Path) -> None:

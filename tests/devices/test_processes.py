@@ -32,7 +32,7 @@ def test_it_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         "    time.sleep(600)\n"
     )
     code = (
-        "from sleeper import sleep; from wordflock.federation.processes import in_own_process\n"
+        "from sleeper import sleep; from wordflock.devices.processes import in_own_process\n"
         f"in_own_process(sleep, {str(told)!r})"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL) as parent:

@@ -6,7 +6,7 @@ import pytest
 
 from wordflock.encoder import backend
 from wordflock.errors import WordflockError
-from wordflock.settings import RECIPES, TrainSettings
+from wordflock.settings import PRESETS, TrainSettings
 
 PLAIN, ONNX, HALF = ("torch", "float32"), ("onnxruntime", "float32"), ("torch", "bfloat16")
 
@@ -24,19 +24,19 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Processor:
 
 
 def chosen(**options: str) -> tuple[str, str]:
-    return backend.choose_way(TrainSettings(device="cpu", **options))
+    return backend.choose_backend(TrainSettings(device="cpu", **options))
 
 
 @pytest.mark.parametrize(
     ("bfloat16", "options", "way"),
     [
         (True, {}, HALF),
-        (True, {"runtime": "torch"}, HALF),
+        (True, {"backend": "torch"}, HALF),
         (True, {"precision": "float32"}, ONNX),
-        (True, {"runtime": "onnxruntime"}, ONNX),
-        (True, {"runtime": "torch", "precision": "float32"}, PLAIN),
+        (True, {"backend": "onnxruntime"}, ONNX),
+        (True, {"backend": "torch", "precision": "float32"}, PLAIN),
         (False, {}, ONNX),
-        (False, {"runtime": "torch"}, PLAIN),
+        (False, {"backend": "torch"}, PLAIN),
         (False, {"precision": "float32"}, ONNX),
         (False, {"precision": "bfloat16"}, HALF),  # emulated, on request
     ],
@@ -50,10 +50,12 @@ def test_the_processor_decides(
 
 def test_a_recipe_can_name_both(processor: Processor) -> None:
     processor(True)
-    assert chosen(runtime=RECIPES["seed"]["runtime"], precision=RECIPES["seed"]["precision"]) == PLAIN
+    assert (
+        chosen(backend=PRESETS["flower-example"]["backend"], precision=PRESETS["flower-example"]["precision"]) == PLAIN
+    )
 
 
 def test_onnxruntime_computes_in_float32_only(processor: Processor) -> None:
     processor(True)
-    with pytest.raises(WordflockError, match=r"^--runtime onnxruntime does not compute in bfloat16 on the device cpu;"):
-        chosen(runtime="onnxruntime", precision="bfloat16")
+    with pytest.raises(WordflockError, match=r"^--backend onnxruntime does not compute in bfloat16 on the device cpu;"):
+        chosen(backend="onnxruntime", precision="bfloat16")

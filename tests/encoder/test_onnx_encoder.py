@@ -72,10 +72,10 @@ def test_it_keeps_the_memory_that_onnxruntime_reads() -> None:
 def test_it_needs_no_torch() -> None:
     code = (
         "import sys\n"
-        "from wordflock.features import feature_spec\n"
-        "from wordflock.runtime import open_encoder\n"
+        "from wordflock.encoder.spec import feature_spec\n"
+        "from wordflock.encoder.backend import open_encoder\n"
         "import numpy as np\n"
-        "encode = open_encoder(feature_spec('tiny.en', 1.0, 'last', runtime='onnxruntime'))\n"
+        "encode = open_encoder(feature_spec('tiny.en', 1.0, 'last', backend='onnxruntime'))\n"
         "assert encode(np.zeros((2, 16_000), np.float32)).shape == (2, 50, 384)\n"
         "print(*sys.modules)"
     )

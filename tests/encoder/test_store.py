@@ -28,7 +28,7 @@ from wordflock.data.clips import Clip
 from wordflock.encoder import weights
 from wordflock.encoder.backend import batch_size
 from wordflock.encoder.spec import FeatureSpec, feature_spec
-from wordflock.encoder.store import FeatureStore, encode_clips, gathered, with_variants
+from wordflock.encoder.store import FeatureStore, encode_clips, gathered, with_augmentations
 from wordflock.errors import WordflockError
 
 SPEC = FeatureSpec("small", "ab" * 32, 0.2, "last")
@@ -137,7 +137,8 @@ import os, resource, signal, sys, zlib
 from pathlib import Path
 import numpy as np
 from wordflock.errors import WordflockError
-from wordflock.features import FeatureSpec, FeatureStore
+from wordflock.encoder.spec import FeatureSpec
+from wordflock.encoder.store import FeatureStore
 
 cache, width, first, last, size = Path(sys.argv[1]), *map(int, sys.argv[2:6])
 trouble = sys.argv[6]
@@ -592,11 +593,11 @@ def test_variants_are_encoded_once_and_drawn_in_training_only(
     encoder_file: Path, recordings: list[Clip], counted: list[str], tmp_path: Path
 ) -> None:
     spec = feature_spec(str(encoder_file), 0.3, "last")
-    clips = with_variants(recordings, 2)
+    clips = with_augmentations(recordings, 2)
     encoded = encode_clips(clips, [0] * 66, spec, tmp_path, "cpu")
     features = gathered(encoded, 22)
     assert len(features) == 22 and len(counted) == len(set(counted)) == 66
-    again = encode_clips(with_variants(recordings, 1), [0] * 44, spec, tmp_path, "cpu")
+    again = encode_clips(with_augmentations(recordings, 1), [0] * 44, spec, tmp_path, "cpu")
     assert len(counted) == 66 and again.rows.tolist() == encoded.rows[:44].tolist()
     everything = encoded.batch(np.arange(66))[0].reshape(3, 22, 15, 32)
     chosen = np.array([3, 7, 7, 20])
@@ -615,11 +616,11 @@ def test_a_variant_is_the_encoder_s_of_the_varied_clip(
 ) -> None:
     import soundfile
 
-    from wordflock.audio.augment import vary
+    from wordflock.audio.augment import augment
 
     spec, clip = feature_spec(str(encoder_file), 0.3, "last"), recordings[5]
-    soundfile.write(tmp_path / "varied.wav", vary(read_clip(clip.path), clip.key, 2), SAMPLE_RATE, subtype="FLOAT")
-    both = [replace(clip, variant=2), clip_of(tmp_path / "varied.wav")]
+    soundfile.write(tmp_path / "varied.wav", augment(read_clip(clip.path), clip.key, 2), SAMPLE_RATE, subtype="FLOAT")
+    both = [replace(clip, augmentation=2), clip_of(tmp_path / "varied.wav")]
     x, _ = encode_clips(both, [0, 1], spec, tmp_path, "cpu").batch(np.arange(2))
     assert x[0].allclose(x[1], rtol=2e-3, atol=2e-3)
 
@@ -629,8 +630,8 @@ def test_precisions_and_runtimes_have_a_store_each(
 ) -> None:
     ways = [("float32", "torch"), ("float32", "onnxruntime"), ("bfloat16", "torch")]
     specs = [
-        feature_spec(str(encoder_file), 0.3, "last", precision=precision, runtime=runtime)
-        for precision, runtime in ways
+        feature_spec(str(encoder_file), 0.3, "last", precision=precision, backend=backend)
+        for precision, backend in ways
     ]
     exact, again, near = (
         encode_clips(recordings, [0] * 22, spec, tmp_path, "cpu").batch(np.arange(22))[0] for spec in specs

@@ -157,10 +157,10 @@ def test_it_is_frozen(tensors):
 
 
 @pytest.mark.parametrize(
-    ("runtime", "precision"), [("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32")]
+    ("backend", "precision"), [("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32")]
 )
-def test_a_clip_has_the_same_bytes_whichever_clips_are_encoded_with_it(runtime, precision):
-    encode = open_encoder(feature_spec("tiny.en", 1.4, "2+last", frame_pooling=2, precision=precision, runtime=runtime))
+def test_a_clip_has_the_same_bytes_whichever_clips_are_encoded_with_it(backend, precision):
+    encode = open_encoder(feature_spec("tiny.en", 1.4, "2+last", frame_pooling=2, precision=precision, backend=backend))
     clips = np.random.default_rng(3).normal(0, 0.1, (7, 22_400)).astype(np.float32)
     together = encode(clips)
     for start, stop in ((0, 1), (1, 3), (3, 7), (6, 7)):

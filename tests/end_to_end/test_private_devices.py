@@ -20,14 +20,14 @@ import pytest
 from flock import Started, free_port, random_encoder, stop_all, tones, wait_until
 
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import SumsFolder
+from wordflock.head.closed_form import StatisticsFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
 TASK = ["--no-silence", "--no-unknown", "--keywords", "low,mid,high,top"]
 ROUNDS = ["--strategy", "fedavg", "--local-epochs", 1, "--batch-size", 8, "--clients-per-round", 3]
 KINDS = {
-    "exact": ["--strategy", "exact", "--head", "attentive", "--min-clips", 4],
+    "closed-form": ["--strategy", "closed-form", "--head", "attentive", "--min-clips", 4],
     "rounds": [*ROUNDS, "--rounds", 1],
 }
 
@@ -50,7 +50,7 @@ class Three:
     def server(self, name: str, *options: object) -> Started:
         """A server of theirs, or the run of that name on the one that is there."""
         at = ["--listen", f"127.0.0.1:{self.port}", "--runs", self.folder / "runs", "--name", name]
-        return Started(self.folder, name, "server", *at, "--min-clients", 3, "--held-back", 0, *self.shared, *options)
+        return Started(self.folder, name, "server", *at, "--min-clients", 3, "--holdout", 0, *self.shared, *options)
 
     def play(self, name: str, *options: object) -> str:
         """A run to its end; returns what was said. The first one's server keeps running."""
@@ -64,13 +64,13 @@ class Three:
 
     def exact(self) -> Path:
         """The run of secure sums that others begin with, or are compared with."""
-        if not self.run("exact").exists():
-            self.play("exact", "--secure-sums", *KINDS["exact"])
-        return self.run("exact")
+        if not self.run("closed-form").exists():
+            self.play("closed-form", "--secure-aggregation", *KINDS["closed-form"])
+        return self.run("closed-form")
 
     def client(self, name: str, *options: object, **how: Any) -> Started:
         """A client that ends with them."""
-        where = ["--server", f"127.0.0.1:{self.port}", "--held-back", 0]
+        where = ["--server", f"127.0.0.1:{self.port}", "--holdout", 0]
         return self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
 
 
@@ -91,9 +91,9 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -> None:
-    where = ["--runs", three.folder / "runs", "--name", f"{name}-plain", "--held-back", 0, *three.shared]
+    where = ["--runs", three.folder / "runs", "--name", f"{name}-plain", "--holdout", 0, *three.shared]
     simulation = three.stack.enter_context(Started(three.folder, f"{name}-plain", "simulate", *where, *KINDS[name]))
-    said = three.play(name, "--secure-sums", *KINDS[name])
+    said = three.play(name, "--secure-aggregation", *KINDS[name])
     costs = json.loads((three.run(name) / "metrics.json").read_text())["clients"]
     assert [cost["client"] for cost in costs] == [0, 1, 2] and "client  rounds" in said
     for cost in costs:
@@ -108,14 +108,16 @@ def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -
 
 def test_clients_join_a_run_that_is_over_and_leave_it_again(three: Three) -> None:
     """Only the total is kept, and not even that of any one client is ever seen."""
-    joined = [*KINDS["exact"], "--secure-sums", "--add-to", three.exact()]
-    left = [*KINDS["exact"], "--secure-sums", "--take-from", three.run("joined")]
-    for name, options in (("joined", joined), ("left", left)):
+    flatten = [*KINDS["closed-form"], "--secure-aggregation", "--add-to", three.exact()]
+    left = [*KINDS["closed-form"], "--secure-aggregation", "--take-from", three.run("joined")]
+    for name, options in (("joined", flatten), ("left", left)):
         three.play(name, *options)
-    before, twice, after = (SumsFolder(three.run(name) / "sums").read()[1] for name in ("exact", "joined", "left"))
+    before, twice, after = (
+        StatisticsFolder(three.run(name) / "statistics").read()[1] for name in ("closed-form", "joined", "left")
+    )
     np.testing.assert_array_equal(twice.counts, 2 * before.counts)
     np.testing.assert_allclose(after.triangle, before.triangle, atol=1e-6)
-    ours, theirs = (load_checkpoint(three.run(run) / "best.safetensors").weights for run in ("exact", "left"))
+    ours, theirs = (load_checkpoint(three.run(run) / "best.safetensors").weights for run in ("closed-form", "left"))
     np.testing.assert_allclose(ours["output.weight"], theirs["output.weight"], atol=1e-3)
 
 
@@ -163,13 +165,13 @@ def test_a_lie_ends_a_secure_run_and_a_client_killed_before_its_masked_numbers_i
     (site / "sitecustomize.py").write_text(HARM.format(lies=str(lies), stays=str(stays)))
     environment = {"PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     harmful = three.client("harmful", "--data", own, *three.features, "--name", "harmful", environment=environment)
-    secure = [*KINDS["exact"], "--secure-sums", "--min-clients", 4]
+    secure = [*KINDS["closed-form"], "--secure-aggregation", "--min-clients", 4]
     with three.server("lied", *secure) as server:
         assert server.wait() == 2
         assert "The total of the moments counts other clips than its clients have: some client lied." in server.output
-    assert not (three.run("lied") / "sums").exists()
+    assert not (three.run("lied") / "statistics").exists()
     lies.unlink()
-    with three.server("dropped", *secure, "--round-deadline", 20) as server:
+    with three.server("dropped", *secure, "--round-timeout", 20) as server:
         wait_until(stays.exists, "all have given their shares away")
         harmful.pull_the_plug()
         assert server.wait() == 0, server.output
@@ -177,7 +179,7 @@ def test_a_lie_ends_a_secure_run_and_a_client_killed_before_its_masked_numbers_i
     costs = json.loads((three.run("dropped") / "metrics.json").read_text())["clients"]
     assert [cost["client"] for cost in costs] == [0, 1, 2]
     # Its neighbours' masks for it came off: the total is that of the three alone.
-    ours, theirs = (SumsFolder(run / "sums").read() for run in (three.run("dropped"), exact))
+    ours, theirs = (StatisticsFolder(run / "statistics").read() for run in (three.run("dropped"), exact))
     np.testing.assert_array_equal(ours[1].counts, theirs[1].counts)
     for name, array in theirs[0].packed().items():
         np.testing.assert_allclose(ours[0].packed()[name], array, atol=1e-6)

@@ -12,14 +12,15 @@ from whole_commands import Wordflock
 
 from wordflock.errors import WordflockError
 from wordflock.federation.simulation import simulate
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import Sums as ClosedSums
-from wordflock.head.closed_form import SumsFolder, solve
+from wordflock.head.closed_form import Statistics as ClosedSums
+from wordflock.head.closed_form import StatisticsFolder, solve
 from wordflock.head.metrics import Score
 from wordflock.head.training import SHARPNESS, pool
 from wordflock.partition import federation
 from wordflock.revise import forget, learn
-from wordflock.settings import DataSettings, FederationSettings
+from wordflock.settings import DataSettings
 from wordflock.spotting.predict import evaluate_checkpoint
 
 
@@ -32,7 +33,7 @@ def asked(wordflock: Wordflock, tmp_path: Path) -> FederationSettings:
         window=0.4,
         layer="last",
         clients=5,
-        strategy="exact",
+        strategy="closed-form",
         runs=str(tmp_path),
         name="run",
     )
@@ -41,7 +42,7 @@ def asked(wordflock: Wordflock, tmp_path: Path) -> FederationSettings:
 def expected(asked: FederationSettings, folder: Path, keep, change=lambda labels: labels, labels=None):
     """The solution from the clips for which `keep(clip, label, client)`, at the scale that the run has now."""
     made = federation(asked)
-    scale, _ = SumsFolder(folder / "sums").read()
+    scale, _ = StatisticsFolder(folder / "statistics").read()
     head = load_checkpoint(folder / "best.safetensors").build()
     clips, names = made.prepared.examples["train"].clips, made.prepared.task.labels
     features = made.prepared.features["train"]
@@ -62,7 +63,7 @@ def same_label(clip, label):
     return label
 
 
-@pytest.mark.parametrize("how", [{}, {"keep": "client-sums"}, {"head": "normalized", "random_features": 40, "seed": 5}])
+@pytest.mark.parametrize("how", [{}, {"keep": "by-client"}, {"head": "normalized", "random_features": 40, "seed": 5}])
 def test_a_client(asked, how, tmp_path):
     asked = replace(asked, **how)
     folder = simulate(asked)
@@ -71,7 +72,7 @@ def test_a_client(asked, how, tmp_path):
     assert clips == len(federation(asked).members[2].train)
     assert_same(folder, expected(asked, folder, lambda clip, label, client: client != 2, same_label))
     assert np.abs(load_checkpoint(folder / "last.safetensors").weights["output.weight"] - before).max() > 1e-3
-    assert not (folder / "sums" / "client-2.safetensors").exists()
+    assert not (folder / "statistics" / "client-2.safetensors").exists()
     assert json.loads((folder / "revisions.jsonl").read_text())["forget"] == {"client": 2}
     with pytest.raises(WordflockError, match="Nothing of"):
         forget(folder, client=2)

@@ -12,9 +12,9 @@ from wordflock.data.clips import ClipTable
 from wordflock.data.task import Task
 from wordflock.encoder.store import Features
 from wordflock.federation import client_app, server_app
+from wordflock.federation_settings import FederationSettings
 from wordflock.partition import Federation, Member
 from wordflock.prepare import Prepared
-from wordflock.settings import FederationSettings
 
 Play = Callable[..., Federation]
 

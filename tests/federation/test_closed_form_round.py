@@ -13,15 +13,15 @@ from made_up import LABELS
 from wordflock.data.task import Task
 from wordflock.errors import WordflockError
 from wordflock.federation.simulation import simulate
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import Moments, Sums, SumsFolder, solve
+from wordflock.head.closed_form import ScaleStatistics, Statistics, StatisticsFolder, solve
 from wordflock.head.torch_head import build_head
 from wordflock.head.training import SHARPNESS, pool
-from wordflock.settings import FederationSettings
 
 
 def options(tmp_path: Path, **changed) -> FederationSettings:
-    usual = {"runs": str(tmp_path), "strategy": "exact", "head": "attentive", "name": "run"}
+    usual = {"runs": str(tmp_path), "strategy": "closed-form", "head": "attentive", "name": "run"}
     return FederationSettings(**{**usual, **changed})
 
 
@@ -32,15 +32,15 @@ def centralized(federation, seed: int = 0):
     _, frames, width = features[0].array.shape
     head = build_head("attentive", frames, width, len(LABELS), seed=seed)
     z = np.concatenate([pool(head, part) for part in features])
-    scale = Moments.of(z, labels, len(LABELS)).scale()
-    return solve(Sums.of(z, labels, scale), scale)
+    scale = ScaleStatistics.of(z, labels, len(LABELS)).scale()
+    return solve(Statistics.of(z, labels, scale), scale)
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(8, 40), min_size=2, max_size=6), seed=st.integers(0, 1000))
 def test_any_partition_gives_the_centralized_head(tmp_path_factory, play, sizes, seed):
     federation = play(sizes, seed=seed)
-    folder = simulate(options(tmp_path_factory.mktemp("exact"), clients=len(sizes)))
+    folder = simulate(options(tmp_path_factory.mktemp("closed-form"), clients=len(sizes)))
     central = centralized(federation)
     weights = load_checkpoint(folder / "best.safetensors").weights
     np.testing.assert_allclose(weights["output.weight"] / SHARPNESS, central.weight, atol=1e-6)
@@ -59,14 +59,14 @@ def test_it_takes_one_round_and_writes_an_ordinary_run(tmp_path, play):
 @pytest.mark.parametrize("secure", [False, True])
 def test_random_features_make_the_sums_small_and_the_head_the_same_anywhere(tmp_path, play, secure):
     federation = play([20, 30, 25])
-    few = {"head": "normalized", "random_features": 5, "seed": 7, "clients": 3, "secure_sums": secure}
+    few = {"head": "normalized", "random_features": 5, "seed": 7, "clients": 3, "secure_aggregation": secure}
     folder = simulate(options(tmp_path, **few))
     checkpoint, features = load_checkpoint(folder / "best.safetensors"), [member.train for member in federation.members]
     z = np.concatenate([pool(checkpoint.build(), part) for part in features])
     labels = np.concatenate([part.labels for part in features])
-    scale = Moments.of(z, labels, len(LABELS)).scale()
-    central = solve(Sums.of(z, labels, scale), scale)
-    assert z.shape[1] == 5 and SumsFolder(folder / "sums").read()[1].triangle.shape == (21,)
+    scale = ScaleStatistics.of(z, labels, len(LABELS)).scale()
+    central = solve(Statistics.of(z, labels, scale), scale)
+    assert z.shape[1] == 5 and StatisticsFolder(folder / "statistics").read()[1].triangle.shape == (21,)
     atol = 1e-4 if secure else 1e-6
     np.testing.assert_allclose(checkpoint.weights["output.weight"] / SHARPNESS, central.weight, atol=atol)
 
@@ -74,9 +74,9 @@ def test_random_features_make_the_sums_small_and_the_head_the_same_anywhere(tmp_
 def test_fewer_bits_are_fewer_bytes(tmp_path, play):
     play([30] * 5)
     bytes_up = {}
-    for upload in ("float64", "float32", "float16"):
-        folder = simulate(options(tmp_path, clients=5, name=upload, upload=upload))
-        bytes_up[upload] = json.loads((folder / "history.jsonl").read_text())["bytes_up"]
+    for upload_dtype in ("float64", "float32", "float16"):
+        folder = simulate(options(tmp_path, clients=5, name=upload_dtype, upload_dtype=upload_dtype))
+        bytes_up[upload_dtype] = json.loads((folder / "history.jsonl").read_text())["bytes_up"]
     assert bytes_up["float64"] > bytes_up["float32"] > bytes_up["float16"]
 
 
@@ -89,8 +89,8 @@ def test_a_client_with_few_clips_sends_no_sums(tmp_path, play, capsys):
 
 def test_clients_sums_are_kept_on_request_and_add_up(tmp_path, play):
     play([30, 20, 30])
-    folder = simulate(options(tmp_path, clients=3, keep="client-sums"))
-    kept = SumsFolder(folder / "sums")
+    folder = simulate(options(tmp_path, clients=3, keep_statistics="by-client"))
+    kept = StatisticsFolder(folder / "statistics")
     _, total = kept.read()
     parts = [kept.client(client) for client in range(3)]
     np.testing.assert_allclose(sum(part.triangle for part in parts), total.triangle, rtol=1e-12)
@@ -100,12 +100,14 @@ def test_clients_sums_are_kept_on_request_and_add_up(tmp_path, play):
 def test_what_is_not_asked_for_is_not_kept(tmp_path, play):
     play([30, 20])
     folder = simulate(options(tmp_path, clients=2))
-    assert [path.name for path in (folder / "sums").iterdir()] == ["total.safetensors"]
+    assert [path.name for path in (folder / "statistics").iterdir()] == ["total.safetensors"]
 
 
 def test_rounds_from_the_exact_head_never_end_below_it(tmp_path, play):
     play([30] * 6, noise=2.0)
-    asked = options(tmp_path, clients=6, clients_per_round=3, strategy="fedavg", start="exact", rounds=3, batch_size=8)
+    asked = options(
+        tmp_path, clients=6, clients_per_round=3, strategy="fedavg", init="closed-form", rounds=3, batch_size=8
+    )
     folder = simulate(asked)
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
@@ -116,7 +118,7 @@ def test_rounds_from_the_exact_head_never_end_below_it(tmp_path, play):
 def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_them_away(tmp_path, play):
     """With nobody's sums kept but the total, and nobody else asked: to the head of those that are in it."""
     federation = play([30, 25, 40])
-    everyone, late = list(federation.members), federation.members[2]
+    everyone, stragglers = list(federation.members), federation.members[2]
 
     def these(members, name, **changed):
         federation.members[:] = [replace(member, client=place) for place, member in enumerate(members)]
@@ -124,11 +126,11 @@ def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_th
 
     def solution(members, scale):
         z = np.concatenate([pool(load_checkpoint(first / "best.safetensors").build(), m.train) for m in members])
-        return solve(Sums.of(z, np.concatenate([m.train.labels for m in members]), scale), scale)
+        return solve(Statistics.of(z, np.concatenate([m.train.labels for m in members]), scale), scale)
 
     first = these(everyone[:2], "first")
-    scale, _ = SumsFolder(first / "sums").read()
-    with_late = these([late], "with-late", add_to=str(first))
+    scale, _ = StatisticsFolder(first / "statistics").read()
+    with_late = these([stragglers], "with-late", add_to=str(first))
     without_one = these(everyone[:1], "without-one", take_from=str(with_late))
     for folder, members in ((with_late, everyone), (without_one, everyone[1:])):
         weights, expected = load_checkpoint(folder / "best.safetensors").weights, solution(members, scale)
@@ -137,7 +139,7 @@ def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_th
     for wrong, words in (
         ({"take_from": str(without_one)}, "would have none left"),
         ({"add_to": str(first), "seed": 1}, "of other features"),
-        ({"add_to": str(first), "take_from": str(first)}, "one at a time"),
+        ({"add_to": str(first), "take_from": str(first)}, "one of them at a time"),
         ({"add_to": str(tmp_path)}, "is no run"),
     ):
         with pytest.raises(WordflockError, match=words):
@@ -146,7 +148,7 @@ def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_th
 
 def test_a_late_client_brings_a_new_word(tmp_path, play):
     federation = play([30, 25, 40])
-    first, late, labels = list(federation.members[:2]), federation.members[2], federation.prepared.task.labels
+    first, stragglers, labels = list(federation.members[:2]), federation.members[2], federation.prepared.task.labels
     known = [label for label in labels if label != "no"]
     # The first clients' federation has no such label; its clips are nobody's.
     seen = [label for label in range(len(labels)) if labels[label] != "no"]
@@ -163,7 +165,7 @@ def test_a_late_client_brings_a_new_word(tmp_path, play):
     before = simulate(options(tmp_path, clients=2, name="before"))
     object.__setattr__(federation.prepared, "task", task)
     federation.prepared.features.update(held)
-    federation.members[:] = [replace(late, client=0)]
+    federation.members[:] = [replace(stragglers, client=0)]
     after = simulate(options(tmp_path, clients=1, name="after", add_to=str(before)))
     assert load_checkpoint(after / "best.safetensors").labels == labels
     assert json.loads((after / "metrics.json").read_text())["test"]["recall"]["no"] > 0.8

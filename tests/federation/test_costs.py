@@ -11,17 +11,17 @@ from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.in_process import InProcessGrid
 from wordflock.federation.messages import metric
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import averaged_round, solved_round
+from wordflock.federation.rounds import averaged_round, closed_form_result
 from wordflock.federation.strategy import make_strategy
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.torch_head import build_head
-from wordflock.settings import FederationSettings
 
 SIZES = [20, 30, 25]
-EXACT = {"strategy": "exact", "head": "attentive"}
-PRIVATE = {"strategy": "exact", "head": "normalized", "dp_epsilon": 50.0, "dp_dimensions": 6}
+EXACT = {"strategy": "closed-form", "head": "attentive"}
+PRIVATE = {"strategy": "closed-form", "head": "normalized", "dp_epsilon": 50.0, "dp_dimensions": 6}
 ROUNDS = {"strategy": "fedavg", "head": "attentive", "local_epochs": 1}
-SECURE = {"secure_sums": True}
+SECURE = {"secure_aggregation": True}
 
 
 class Watched(InProcessGrid):
@@ -41,10 +41,10 @@ def played(play, folder, **options):
     grid = Watched(client_app.app, 3, settings.as_config(), 2)
     grid.seen = []
     roster = Roster(grid, settings, prepared)
-    roster.gather(3, 60.0)
+    roster.wait_for(3, 60.0)
     head = build_head(settings.head, FRAMES, WIDTH, len(LABELS), seed=0)
-    if settings.strategy == "exact":
-        outcome = solved_round(grid, roster, settings, head, folder)
+    if settings.strategy == "closed-form":
+        outcome = closed_form_result(grid, roster, settings, head, folder)
     else:
         outcome = averaged_round(grid, roster, settings, make_strategy(settings), 1, get_weights(head))
     grid.close()

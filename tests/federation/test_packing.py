@@ -15,7 +15,7 @@ from made_up import FRAMES, LABELS, WIDTH
 
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import PACKED, content, pack_head, packed, payload_bytes, to_record, weights_of
-from wordflock.federation.packing import MOST, pack, packable, unpack
+from wordflock.federation.packing import MAX_BYTES, pack, packable, unpack
 from wordflock.federation.rounds import checked_head, longest_step
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.torch_head import build_head
@@ -41,7 +41,7 @@ def test_what_is_unpacked_is_what_was_packed(kind, shapes, seed):
 
 @pytest.mark.parametrize("kind", ["float64", "uint64"])
 def test_sums_are_not_packed(kind):
-    letter = content({"sums": np.ones(9, kind)})
+    letter = content({"statistics": np.ones(9, kind)})
     pack_head(letter)
     assert not packed(letter)
     assert not packable({"a": np.ones(3, np.float32), "b": np.ones(3, np.float16)})
@@ -62,9 +62,9 @@ def heading(kind="float32", shapes=None) -> bytes:
         heading() + b"no zlib",
         heading() + zlib.compress(bytes(16))[:-2],
         heading() + zlib.compress(bytes(15)),
-        heading() + zlib.compress(bytes(MOST)),  # far more than it says
+        heading() + zlib.compress(bytes(MAX_BYTES)),  # far more than it says
         heading("object") + zlib.compress(bytes(32)),
-        heading(shapes={"a": [MOST]}) + zlib.compress(bytes(16)),
+        heading(shapes={"a": [MAX_BYTES]}) + zlib.compress(bytes(16)),
         heading(shapes={"a": [-1, -4]}) + zlib.compress(bytes(16)),
         heading(shapes={"a": [4.0]}) + zlib.compress(bytes(16)),
     ],

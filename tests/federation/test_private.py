@@ -15,9 +15,9 @@ from wordflock.federation.messages import content, to_record, weights_of
 from wordflock.federation.private import clipped, noised
 from wordflock.federation.simulation import simulate
 from wordflock.federation.strategy import Mean, make_strategy
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.privacy.accounting import next_noise, rounds_epsilon, rounds_noise
-from wordflock.settings import FederationSettings
 
 
 def run(tmp_path, **changed):
@@ -29,15 +29,15 @@ def run(tmp_path, **changed):
 @pytest.mark.parametrize("unit", ["clip", "client"])
 def test_one_round(tmp_path, play, capsys, unit):
     play([40] * 5, noise=0.7)
-    folder, metrics = run(tmp_path, strategy="exact", head="normalized", dp_unit=unit, dp_dimensions=8)
+    folder, metrics = run(tmp_path, strategy="closed-form", head="normalized", dp_unit=unit, dp_dimensions=8)
     assert metrics["privacy"]["epsilon"] == 50.0 and metrics["privacy"]["unit"] == unit
     assert f"(50, 1e-05)-differentially private by {unit}" in capsys.readouterr().out
-    assert not (folder / "sums").exists()
+    assert not (folder / "statistics").exists()
 
 
 def test_the_head_learns(tmp_path, play):
     play([200] * 5, noise=0.5)
-    _, metrics = run(tmp_path, strategy="exact", head="normalized", dp_dimensions=32)
+    _, metrics = run(tmp_path, strategy="closed-form", head="normalized", dp_dimensions=32)
     assert metrics["test"]["accuracy"] > 0.9
 
 
@@ -61,7 +61,10 @@ def test_an_update_is_clipped_as_a_whole():
 
 
 def test_a_round_is_what_flowers_wrapper_makes_of_it(monkeypatch):
-    generator, settings = np.random.default_rng(0), FederationSettings(dp_epsilon=1.0, dp_unit="client", dp_clip=0.7)
+    generator, settings = (
+        np.random.default_rng(0),
+        FederationSettings(dp_epsilon=1.0, dp_unit="client", dp_clipping_norm=0.7),
+    )
     weights = {name: generator.normal(size=shape).astype(np.float32) for name, shape in (("a", (3, 4)), ("b", (5,)))}
     heads = [
         {name: array + generator.normal(0, size, array.shape).astype(np.float32) for name, array in weights.items()}

@@ -10,8 +10,8 @@ from flwr.app import ConfigRecord
 
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.federation.messages import content
-from wordflock.federation.roster import Client, Roster, answers
-from wordflock.settings import FederationSettings
+from wordflock.federation.roster import Client, Roster, replies_to
+from wordflock.federation_settings import FederationSettings
 
 
 class Grid:
@@ -42,7 +42,7 @@ def test_replies_come_in_the_order_of_the_messages_whenever_they_are_there(at_a_
     delays = [random.Random(n).randrange(5) for n in range(20)]
     grid = Grid(delays)
     places = []
-    for reply in answers(grid, messages(20), 60.0, lambda nodes: "", at_a_time):
+    for reply in replies_to(grid, messages(20), 60.0, lambda nodes: "", at_a_time):
         places.append(int(reply.metadata.reply_to_message_id))
         assert len(grid.due) <= len(places) - 1 + (at_a_time or 20)
     assert places == list(range(20))
@@ -50,7 +50,7 @@ def test_replies_come_in_the_order_of_the_messages_whenever_they_are_there(at_a_
 
 @pytest.mark.parametrize("at_a_time", [None, 4])
 def test_one_that_never_answers_is_none_and_those_after_it_count(at_a_time):
-    came = list(answers(Grid([0, -1, 0, 0]), messages(4), 0.05, lambda nodes: "", at_a_time))
+    came = list(replies_to(Grid([0, -1, 0, 0]), messages(4), 0.05, lambda nodes: "", at_a_time))
     assert [reply is None for reply in came] == [False, True, False, False]
 
 
@@ -69,18 +69,18 @@ def test_those_who_were_asked_already_are_drawn_where_there_are_not_enough_other
 
 def test_who_owes_an_answer_sits_out_the_rest_of_the_round_and_the_next_one():
     some = roster(4)
-    some.late = {3: 5}
-    assert [3 in some.pool(number) for number in (5, 6, 7)] == [False, False, True]
-    assert 3 not in some.sample("evaluate", 6, held_back=True)
-    some.late = {1: 5, 2: 5, 3: 5}
-    assert some.pool(6) == [0]
+    some.stragglers = {3: 5}
+    assert [3 in some.candidates(number) for number in (5, 6, 7)] == [False, False, True]
+    assert 3 not in some.sample("evaluate", 6, holdout=True)
+    some.stragglers = {1: 5, 2: 5, 3: 5}
+    assert some.candidates(6) == [0]
     few = roster(4, min_replies=2)
-    few.late = some.late
-    assert few.pool(6) == [0, 1, 2, 3], "for else there would be no round"
+    few.stragglers = some.stragglers
+    assert few.candidates(6) == [0, 1, 2, 3], "for else there would be no round"
 
 
 def test_nobody_asked_is_nobody_waited_for():
-    assert list(answers(Grid([]), [], 60.0, lambda nodes: "")) == []
+    assert list(replies_to(Grid([]), [], 60.0, lambda nodes: "")) == []
 
 
 SPEC = FeatureSpec("tiny.en", 64 * "a", 1.4, "2", frame_pooling=2)
@@ -99,7 +99,7 @@ def test_a_client_needs_features_of_the_servers_kind(theirs, welcome, capsys):
     array = np.zeros((1, SPEC.frames, 384), np.float16)
     prepared = SimpleNamespace(spec=SPEC, features={"train": SimpleNamespace(array=array)})
     some = Roster(None, FederationSettings(), prepared)
-    introduction = content(client=3, num_examples=50, held_back=5, frames=SPEC.frames, width=384, encode_seconds=1.0)
+    introduction = content(client=3, num_examples=50, holdout=5, frames=SPEC.frames, width=384, encode_seconds=1.0)
     introduction["about"] = ConfigRecord({"features": theirs.kind, "name": "", "processor": ""})
     some._welcome(7, SimpleNamespace(has_error=lambda: False, content=introduction))
     assert list(some.clients) == [3] * welcome

@@ -21,13 +21,13 @@ from wordflock.federation.messages import content, task_record, weights_of
 from wordflock.federation.roster import Client
 from wordflock.federation.secure import client as secure_client
 from wordflock.federation.secure import masking
-from wordflock.federation.secure.masking import STEP, decode, encode, neighbourhoods, threshold
+from wordflock.federation.secure.masking import STEP, from_fixed_point, neighbourhoods, threshold, to_fixed_point
 from wordflock.federation.secure.server import secure_total
 from wordflock.federation.simulation import simulate
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights, load_checkpoint
-from wordflock.head.closed_form import SumsFolder
+from wordflock.head.closed_form import StatisticsFolder
 from wordflock.head.torch_head import build_head
-from wordflock.settings import FederationSettings
 
 LENGTH = 7
 
@@ -90,13 +90,13 @@ def dropping(stage, *gone):
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.integers(1, 1000))
 def test_numbers_come_back_to_half_a_step(numbers, clients):
     vector = np.array(numbers)
-    assert np.abs(decode(encode(vector, clients)) - vector).max() <= STEP / 2
+    assert np.abs(from_fixed_point(to_fixed_point(vector, clients)) - vector).max() <= STEP / 2
 
 
 def test_a_total_that_could_wrap_around_is_refused():
     for bad in (1e12, np.nan, np.inf):
         with pytest.raises(WordflockError, match="too large"):
-            encode(np.array([0.0, bad]), 3)
+            to_fixed_point(np.array([0.0, bad]), 3)
 
 
 @settings(max_examples=6)
@@ -264,14 +264,14 @@ def test_neighbours_are_neighbours_both_ways(numbers):
 
 
 def options(folder: Path, **changed) -> FederationSettings:
-    usual = {"runs": str(folder), "strategy": "exact", "head": "attentive", "clients": 5}
+    usual = {"runs": str(folder), "strategy": "closed-form", "head": "attentive", "clients": 5}
     return FederationSettings(**{**usual, **changed})
 
 
 def test_the_exact_strategy(tmp_path, play):
     play([20, 30, 9, 12, 25])
-    plain, secure = (simulate(options(tmp_path, name=str(on), secure_sums=on)) for on in (False, True))
-    (_, plain_sums), (_, secure_sums) = (SumsFolder(folder / "sums").read() for folder in (plain, secure))
+    plain, secure = (simulate(options(tmp_path, name=str(on), secure_aggregation=on)) for on in (False, True))
+    (_, plain_sums), (_, secure_sums) = (StatisticsFolder(folder / "statistics").read() for folder in (plain, secure))
     np.testing.assert_array_equal(secure_sums.counts, plain_sums.counts)
     heads = [load_checkpoint(folder / "best.safetensors").weights for folder in (plain, secure)]
     for name in heads[0]:
@@ -282,7 +282,7 @@ def test_the_exact_strategy(tmp_path, play):
 def test_rounds(tmp_path, play, strategy):
     play([20, 30, 17, 22, 25])
     usual = {"strategy": strategy, "rounds": 2, "local_epochs": 1}
-    plain, secure = (simulate(options(tmp_path, name=str(on), secure_sums=on, **usual)) for on in (False, True))
+    plain, secure = (simulate(options(tmp_path, name=str(on), secure_aggregation=on, **usual)) for on in (False, True))
     heads = [load_checkpoint(folder / "last.safetensors").weights for folder in (plain, secure)]
     tolerance = 1e-5 if strategy == "fedavg" else 1e-3  # Adam divides by what may be nearly nothing
     for name in heads[0]:
@@ -292,12 +292,12 @@ def test_rounds(tmp_path, play, strategy):
 def test_a_private_round(tmp_path, play):
     play([30] * 5)
     usual = {"head": "normalized", "dp_epsilon": math.inf, "dp_dimensions": 6}
-    plain, secure = (simulate(options(tmp_path, name=str(on), secure_sums=on, **usual)) for on in (False, True))
+    plain, secure = (simulate(options(tmp_path, name=str(on), secure_aggregation=on, **usual)) for on in (False, True))
     heads = [load_checkpoint(folder / "best.safetensors").weights for folder in (plain, secure)]
     np.testing.assert_allclose(heads[1]["output.weight"], heads[0]["output.weight"], atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "exact"])
+@pytest.mark.parametrize("strategy", ["fedavg", "closed-form"])
 def test_a_lie_about_how_many_clips_is_noticed_in_the_total(tmp_path, play, monkeypatch, strategy):
     play([20, 30, 20])
     honest = secure_client.masked
@@ -307,31 +307,31 @@ def test_a_lie_about_how_many_clips_is_noticed_in_the_total(tmp_path, play, monk
 
     monkeypatch.setattr(secure_client, "masked", lie)
     with pytest.raises(WordflockError, match="some client lied"):
-        simulate(options(tmp_path, clients=3, strategy=strategy, rounds=1, local_epochs=1, secure_sums=True))
+        simulate(options(tmp_path, clients=3, strategy=strategy, rounds=1, local_epochs=1, secure_aggregation=True))
 
 
 def test_single_clients_sums_cannot_be_kept(tmp_path, play):
     play([20] * 3)
-    with pytest.raises(WordflockError, match="--keep"):
-        simulate(options(tmp_path, clients=3, secure_sums=True, keep="client-sums"))
+    with pytest.raises(WordflockError, match="--keep-statistics"):
+        simulate(options(tmp_path, clients=3, secure_aggregation=True, keep_statistics="by-client"))
 
 
-@pytest.mark.parametrize("message_type", ["train", "train.sums", "train.masked"])
+@pytest.mark.parametrize("message_type", ["train", "train.statistics", "train.masked"])
 def test_a_device_decides_how_openly_and_how_little_it_sends(tmp_path, play, monkeypatch, message_type):
     own = play([9] * 3).members[0]
 
     class Sparing:
-        client, name, spec, encode_seconds, min_clips, secure_sums = 0, "", own.spec, 0.0, 10, True
+        client, name, spec, encode_seconds, min_clips, secure_aggregation = 0, "", own.spec, 0.0, 10, True
 
         def features(self, labels):
-            return own.train, own.held_back
+            return own.train, own.holdout
 
     monkeypatch.setattr(client_app, "load_device", lambda path: Sparing())
-    config = FederationSettings(strategy="exact", head="attentive").as_config()
+    config = FederationSettings(strategy="closed-form", head="attentive").as_config()
     context = Context(1, 2, {client_app.DEVICE: "device"}, RecordDict(), config)
     with in_process_grid(client_app.app, 1, config, 1):
         letter = content(get_weights(build_head("attentive", FRAMES, WIDTH, len(LABELS))))
-        letter["config"], letter["secure"] = task_record(LABELS), ConfigRecord({"what": "moments"})
-        why = "9 clips are fewer than --min-clips 10" if message_type == "train.masked" else "--secure-sums only"
+        letter["config"], letter["secure"] = task_record(LABELS), ConfigRecord({"what": "scale"})
+        why = "9 clips are fewer than --min-clips 10" if message_type == "train.masked" else "--secure-aggregation only"
         with pytest.raises(WordflockError, match=why):
             client_app.app(Message(letter, 2, message_type), context)

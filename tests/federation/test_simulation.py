@@ -14,11 +14,11 @@ from wordflock.errors import WordflockError
 from wordflock.federation import client_app, server_app
 from wordflock.federation.messages import content, metric, weights_of
 from wordflock.federation.simulation import simulate
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights, load_checkpoint
 from wordflock.head.torch_head import build_head
 from wordflock.head.training import Recipe, make_optimizer, train_epoch
 from wordflock.randomness import numpy_generator
-from wordflock.settings import FederationSettings
 
 
 def settings(tmp_path: Path, **options) -> FederationSettings:
@@ -121,7 +121,7 @@ def damaged(monkeypatch, client, change):
         (lambda array: array[..., :1], "shape"),
         (lambda array: array.astype(np.int64), "float32"),
         (lambda array: np.full_like(array, -np.inf), "not finite"),
-        (lambda array: np.full(array.shape, np.inf, np.float16), "finite"),  # as --upload float16 has it
+        (lambda array: np.full(array.shape, np.inf, np.float16), "finite"),  # as --upload-dtype float16 has it
     ],
 )
 def test_a_head_that_no_training_gives_changes_nothing(tmp_path, play, monkeypatch, capsys, change, said):

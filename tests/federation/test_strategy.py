@@ -7,8 +7,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from wordflock.federation.messages import content, metric
 from wordflock.federation.strategy import Mean, aggregate, get_state, make_strategy, set_state, train_messages
+from wordflock.federation_settings import FederationSettings
 from wordflock.files import load_tensors, save_tensors
-from wordflock.settings import FederationSettings
 
 
 @pytest.fixture(autouse=True)

@@ -251,7 +251,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no fingerprint": the_spec(fingerprint=None),
     "a precision of the future": the_spec(precision="float8"),
     "a precision that is a list": the_spec(precision=["float32"]),
-    "a runtime of the future": the_spec(runtime="jax"),
+    "a runtime of the future": the_spec(backend="jax"),
     "a window that is text": the_spec(window="0.2"),
     "a window that is shorter than any": the_spec(window=0.02),
     "a window below nothing": the_spec(window=-1.0),
@@ -316,8 +316,8 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from wordflock.checkpoint import Checkpoint, save_checkpoint
-from wordflock.features import FeatureSpec
+from wordflock.head.checkpoint import Checkpoint, save_checkpoint
+from wordflock.encoder.spec import FeatureSpec
 
 spec = FeatureSpec("tiny.en", "ab" * 32, 0.2, "2")
 shapes = {"norm.weight": 384, "norm.bias": 384, "hidden.weight": (256, 384), "hidden.bias": 256,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordflock.errors import WordflockError
-from wordflock.head.closed_form import Moments, Sums, solve
+from wordflock.head.closed_form import ScaleStatistics, Statistics, solve
 
 
 def clips(seed: int, count: int = 120, size: int = 6, labels: int = 3):
@@ -15,11 +15,11 @@ def clips(seed: int, count: int = 120, size: int = 6, labels: int = 3):
     return z.astype(np.float32), y
 
 
-def together(parts, labels=3, upload="float64"):
+def together(parts, labels=3, upload_dtype="float64"):
     """The solution of clients that each hold one part."""
-    moments = [Moments.of(z, y, labels) for z, y in parts]
+    moments = [ScaleStatistics.of(z, y, labels) for z, y in parts]
     scale = sum(moments[1:], moments[0]).scale()
-    sums = [Sums.unpacked(Sums.of(z, y, scale).packed(upload), z.shape[1], labels) for z, y in parts]
+    sums = [Statistics.unpacked(Statistics.of(z, y, scale).packed(upload_dtype), z.shape[1], labels) for z, y in parts]
     return solve(sum(sums[1:], sums[0]), scale), scale, sums
 
 
@@ -74,12 +74,12 @@ def test_cross_validation_from_sums_equals_the_definition():
         assert ours.error == pytest.approx(residual / (1 - np.trace(hat) / 60) ** 2, rel=1e-6)
 
 
-@pytest.mark.parametrize(("upload", "tolerance"), [("float32", 1e-4), ("float16", 0.1)])
-def test_fewer_bits_cost_little(upload, tolerance):
+@pytest.mark.parametrize(("upload_dtype", "tolerance"), [("float32", 1e-4), ("float16", 0.1)])
+def test_fewer_bits_cost_little(upload_dtype, tolerance):
     z, y = clips(5, count=400)
     parts = [(z[i::8], y[i::8]) for i in range(8)]
     exact, _, _ = together(parts)
-    coarse, _, _ = together(parts, upload=upload)
+    coarse, _, _ = together(parts, upload_dtype=upload_dtype)
     truth, rounded = z @ exact.weight.T + exact.bias, z @ coarse.weight.T + coarse.bias
     assert np.abs(truth - rounded).max() < tolerance
 
@@ -88,8 +88,8 @@ def test_what_half_precision_rounded_is_solved_with_a_larger_penalty():
     """Nearly dependent coordinates: the Gram matrix has eigenvalues that rounding makes negative."""
     z, y = clips(9, count=400, size=20)
     z = np.hstack([z, z + 1e-4 * np.random.default_rng(0).normal(size=z.shape).astype(np.float32)])
-    scale = Moments.of(z, y, 3).scale()
-    sums = Sums.unpacked(Sums.of(z, y, scale).packed("float16"), z.shape[1], 3)
+    scale = ScaleStatistics.of(z, y, 3).scale()
+    sums = Statistics.unpacked(Statistics.of(z, y, scale).packed("float16"), z.shape[1], 3)
     with pytest.raises(WordflockError, match="cannot be solved"):
         solve(sums, scale, [1e-6])
     solution = solve(sums, scale, [1e-6, 1e-1])
@@ -100,7 +100,7 @@ def test_what_half_precision_rounded_is_solved_with_a_larger_penalty():
 def test_a_label_that_nobody_has():
     z, y = clips(6)
     with pytest.raises(WordflockError, match=r"\[3\]"):
-        Moments.of(z, y, 4).scale()
+        ScaleStatistics.of(z, y, 4).scale()
 
 
 def test_a_coordinate_that_is_always_the_same():

@@ -49,12 +49,12 @@ def test_what_is_answered_with_a_threshold_is_scored_as_well() -> None:
     shares = [[0.9, 0.0, 0.1], [0.6, 0.0, 0.4], [0.1, 0.6, 0.3], [0.6, 0.0, 0.4], [0.9, 0.0, 0.1], [0.1, 0.1, 0.8]]
     logits = 3 * np.log(np.array(shares, np.float32) + 1e-6)
     plain, careful = score(logits, truth, labels, 0), score(logits, truth, labels, 0, Calibration(3.0, 0.7))
-    assert plain.answered_accuracy == plain.accuracy == careful.accuracy == pytest.approx(4 / 6)
-    assert plain.answered_recall == plain.recall == careful.recall
-    assert careful.answered_recall == {"yes": 0.5, SILENCE: 1.0, UNKNOWN: pytest.approx(2 / 3)}
-    assert (careful.threshold, careful.answered_accuracy) == (0.7, pytest.approx(4 / 6))
+    assert plain.accuracy_with_rejection == plain.accuracy == careful.accuracy == pytest.approx(4 / 6)
+    assert plain.recall_with_rejection == plain.recall == careful.recall
+    assert careful.recall_with_rejection == {"yes": 0.5, SILENCE: 1.0, UNKNOWN: pytest.approx(2 / 3)}
+    assert (careful.threshold, careful.accuracy_with_rejection) == (0.7, pytest.approx(4 / 6))
     without = score(logits[:2, :2], truth[:2], labels[:2], 0, Calibration(3.0, 1.0))  # no label for what is refused
-    assert (without.accuracy, without.answered_accuracy) == (1.0, 0.0)
+    assert (without.accuracy, without.accuracy_with_rejection) == (1.0, 0.0)
 
 
 def test_the_loss_of_a_head_that_is_very_sure_is_exact() -> None:

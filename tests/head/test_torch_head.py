@@ -6,7 +6,7 @@ import torch
 
 from wordflock.errors import WordflockError
 from wordflock.head.numpy_head import Projection
-from wordflock.head.torch_head import HEADS, LARGEST, build_head, count_parameters
+from wordflock.head.torch_head import HEADS, MAX_PARAMETERS, build_head, count_parameters
 
 FRAMES, WIDTH, LABELS = 9, 16, 5
 every_head = pytest.mark.parametrize("kind", HEADS)
@@ -44,7 +44,7 @@ def test_heads_have_as_many_parameters_as_is_said_of_them(kind: str, frames: int
 )
 def test_a_head_of_over_800_000_parameters_is_refused_unless_allowed(kind: str, frames: int, width: int) -> None:
     size = count_parameters(build_head(kind, frames, width, 36, allow_large=True))
-    assert size > LARGEST
+    assert size > MAX_PARAMETERS
     for seed in (0, None):
         with pytest.raises(WordflockError, match=rf"{size:,} parameters, over 800,000; .*--allow-large-head\.$"):
             build_head(kind, frames, width, 36, seed=seed)
@@ -52,7 +52,7 @@ def test_a_head_of_over_800_000_parameters_is_refused_unless_allowed(kind: str, 
 
 @every_head
 def test_the_usual_window_and_encoder_make_a_head_that_may_travel(kind: str) -> None:
-    assert count_parameters(build_head(kind, 70, 384, 12)) <= LARGEST
+    assert count_parameters(build_head(kind, 70, 384, 12)) <= MAX_PARAMETERS
 
 
 def test_random_features_depend_on_the_seed_alone_and_keep_distances() -> None:

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.closed_form import Solution
-from wordflock.privacy.mechanism import SPREAD, PrivateSums, gaussian_delta, gaussian_noise
-from wordflock.settings import FederationSettings, TrainSettings, check_privacy
+from wordflock.privacy.mechanism import SPREAD, PrivateStatistics, gaussian_delta, gaussian_noise
+from wordflock.settings import TrainSettings
 
 epsilons, deltas = st.floats(0.05, 20), st.sampled_from([1e-3, 1e-5, 1e-8])
 
 
 def mechanism(epsilon=math.inf, unit="clip", size=12, labels=3, dimensions=6, clip=1.0, seed=0, centre=None):
-    return PrivateSums(size, labels, epsilon, 1e-5, unit, clip, dimensions, seed, centre)
+    return PrivateStatistics(size, labels, epsilon, 1e-5, unit, clip, dimensions, seed, centre)
 
 
 def clips(seed: int, count: int, size: int = 12, labels: int = 3, apart: float = 1.0):
@@ -157,7 +158,7 @@ def attack(epsilon: float, trials: int = 40) -> float:
     for trial in range(trials):
         z = generator.normal(0, 1 / math.sqrt(size), (80, size)).astype(np.float32)
         y = generator.integers(labels, size=80)
-        m = PrivateSums(size, labels, epsilon, 1e-5, "clip", 1.0, size, trial)
+        m = PrivateStatistics(size, labels, epsilon, 1e-5, "clip", 1.0, size, trial)
         solution = m.solve(m.noisy(m.contribution(z[:40], y[:40]), generator))
         scores = z @ solution.weight.T + solution.bias
         margin = scores[np.arange(80), y] - scores[np.arange(80), 1 - y]
@@ -176,18 +177,18 @@ def test_an_attack_works_without_noise_and_not_with_it():
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        (FederationSettings(strategy="exact", dp_epsilon=1.0, head="linear"), "--head normalized"),
-        (FederationSettings(strategy="exact", dp_epsilon=1.0, keep="client-sums"), "--keep"),
-        (FederationSettings(strategy="exact", dp_epsilon=1.0, dp_delta=0.0), "--dp-delta"),
+        (FederationSettings(strategy="closed-form", dp_epsilon=1.0, head="linear"), "--head normalized"),
+        (FederationSettings(strategy="closed-form", dp_epsilon=1.0, keep_statistics="by-client"), "--keep-statistics"),
+        (FederationSettings(strategy="closed-form", dp_epsilon=1.0, dp_delta=0.0), "--dp-delta"),
         (FederationSettings(dp_epsilon=1.0), "--dp-unit client"),
-        (FederationSettings(dp_epsilon=1.0, dp_unit="client", start="exact"), "--start"),
-        (TrainSettings(dp_epsilon=1.0), "--strategy exact"),
-        (TrainSettings(strategy="exact", dp_epsilon=1.0, dp_unit="client"), "--dp-unit clip"),
+        (FederationSettings(dp_epsilon=1.0, dp_unit="client", init="closed-form"), "--init"),
+        (TrainSettings(dp_epsilon=1.0), "--strategy closed-form"),
+        (TrainSettings(strategy="closed-form", dp_epsilon=1.0, dp_unit="client"), "--dp-unit clip"),
     ],
 )
 def test_what_cannot_be_private_is_refused(settings, remedy):
     with pytest.raises(WordflockError, match=remedy):
-        check_privacy(settings)
+        settings.check_privacy()
 
 
 def test_what_is_promised_can_be_written_down():

@@ -24,27 +24,27 @@ GAIN = (-10.0, 5.0)  # dB
 QUIET = 0.01  # the least level that noise is measured against, so that silence gets some as well
 
 
-def vary(clip: Samples, key: str, number: int) -> Samples:
+def augment(clip: Samples, key: str, number: int) -> Samples:
     """Variant `number`, from 1 on, of the clip of this key: as long as the clip, shape (samples,), within [-1, 1]."""
     generator = numpy_generator(number, "variant", key)
-    varied = shifted(speeded(clip, generator.uniform(*SPEEDS)), generator.uniform(-SHIFT, SHIFT), len(clip))
+    augmented = shift(change_speed(clip, generator.uniform(*SPEEDS)), generator.uniform(-SHIFT, SHIFT), len(clip))
     if generator.random() < ROOM_SHARE:
-        varied = in_room(varied, generator.uniform(*ROOM_SECONDS), generator)
+        augmented = add_reverb(augmented, generator.uniform(*ROOM_SECONDS), generator)
     if generator.random() < NOISE_SHARE:
-        noise = coloured_noise(len(varied), generator.uniform(*SLOPES), generator)
-        varied = with_noise(varied, noise, generator.uniform(*NOISE_RATIO))
-    louder: Samples = np.clip(varied * np.float32(10 ** (generator.uniform(*GAIN) / 20)), -1.0, 1.0)
+        noise = coloured_noise(len(augmented), generator.uniform(*SLOPES), generator)
+        augmented = add_noise(augmented, noise, generator.uniform(*NOISE_RATIO))
+    louder: Samples = np.clip(augmented * np.float32(10 ** (generator.uniform(*GAIN) / 20)), -1.0, 1.0)
     return louder
 
 
-def speeded(clip: Samples, speed: float) -> Samples:
+def change_speed(clip: Samples, speed: float) -> Samples:
     """The clip played `speed` times as fast, its pitch raised with it."""
     places = np.arange(0, len(clip) - 1, speed)
     faster: Samples = np.interp(places, np.arange(len(clip)), clip).astype(np.float32)
     return faster
 
 
-def shifted(clip: Samples, seconds: float, samples: int) -> Samples:
+def shift(clip: Samples, seconds: float, samples: int) -> Samples:
     """The clip `seconds` later, `samples` long: silence where there was nothing."""
     start = round(seconds * SAMPLE_RATE) + (samples - len(clip)) // 2
     moved = np.zeros(samples, dtype=np.float32)
@@ -54,7 +54,7 @@ def shifted(clip: Samples, seconds: float, samples: int) -> Samples:
     return moved
 
 
-def in_room(clip: Samples, seconds: float, generator: np.random.Generator) -> Samples:
+def add_reverb(clip: Samples, seconds: float, generator: np.random.Generator) -> Samples:
     """The clip with the echoes of a room: noise that falls by 60 dB in `seconds`, after the direct sound (Polack)."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     echo = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
@@ -73,7 +73,7 @@ def coloured_noise(samples: int, slope: float, generator: np.random.Generator) -
     return (np.fft.irfft(spectrum, samples) * swell).astype(np.float32)
 
 
-def with_noise(clip: Samples, noise: Samples, ratio: float) -> Samples:
+def add_noise(clip: Samples, noise: Samples, ratio: float) -> Samples:
     """The clip with noise, its level `ratio` dB below the clip's own over its whole length."""
     level = max(_level(clip), QUIET) / max(_level(noise), 1e-9)
     return clip + noise * np.float32(level * 10 ** (-ratio / 20))

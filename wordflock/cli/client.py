@@ -2,7 +2,7 @@
 
 from wordflock.cli import app
 from wordflock.cli.options import command
-from wordflock.settings import ClientSettings
+from wordflock.federation_settings import ClientSettings
 
 
 @command(app, "client")

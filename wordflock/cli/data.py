@@ -7,7 +7,7 @@ import typer
 
 from wordflock.cli import data_app
 from wordflock.cli.options import command
-from wordflock.settings import PartitionSettings
+from wordflock.federation_settings import PartitionSettings
 
 
 @command(data_app, "synthesize")

@@ -15,7 +15,7 @@ import typer
 from click.core import ParameterSource
 
 from wordflock.errors import WordflockError
-from wordflock.settings import RECIPES, Settings
+from wordflock.settings import PRESETS, Settings
 
 USERS_MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -34,15 +34,15 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
                 settings[parameter.name] = hint
                 parameters += _options(hint)
                 if issubclass(hint, Settings):
-                    parameters.append(_RECIPE)
+                    parameters.append(_PRESET)
             else:
                 parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
 
         def run(**values: Any) -> None:
             with one_sentence():
-                recipe = RECIPES[values.pop("recipe", "wordflock")]
+                preset = PRESETS[values.pop("preset", "wordflock")]
                 made = {
-                    parameter: cls(**{f.name: _value(f.name, values.pop(f.name), recipe) for f in fields(cls)})
+                    parameter: cls(**{f.name: _value(f.name, values.pop(f.name), preset) for f in fields(cls)})
                     for parameter, cls in settings.items()
                 }
                 function(**values, **made)
@@ -83,21 +83,21 @@ def _end(sentence: str, status: int) -> None:
     raise typer.Exit(status) from None
 
 
-def _value(name: str, value: Any, recipe: dict[str, Any]) -> Any:
-    """The recipe's value of an option that is not given."""
+def _value(name: str, value: Any, preset: dict[str, Any]) -> Any:
+    """The preset's value of an option that is not given."""
     given = click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
-    return value if given else recipe.get(name, value)
+    return value if given else preset.get(name, value)
 
 
-_RECIPE = inspect.Parameter(
-    "recipe",
+_PRESET = inspect.Parameter(
+    "preset",
     inspect.Parameter.KEYWORD_ONLY,
     default="wordflock",
     annotation=Annotated[
         str,
         typer.Option(
-            help="Values for the options that are not given; 'seed' is the system that Wordflock grew from.",
-            click_type=click.Choice(list(RECIPES)),
+            help="Values for the options that are not given; 'flower-example' is Flower's whisper example.",
+            click_type=click.Choice(list(PRESETS)),
         ),
     ],
 )

@@ -9,7 +9,7 @@ from wordflock.cli import app
 from wordflock.cli.options import command
 from wordflock.settings import DataSettings
 
-RUN = typer.Argument(help="Folder of a run with --strategy exact, such as runs/<name>.")
+RUN = typer.Argument(help="Folder of a run with --strategy closed-form, such as runs/<name>.")
 
 
 @command(app, "forget")

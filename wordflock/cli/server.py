@@ -2,7 +2,7 @@
 
 from wordflock.cli import app
 from wordflock.cli.options import command
-from wordflock.settings import ServerSettings
+from wordflock.federation_settings import ServerSettings
 
 
 @command(app, "server")

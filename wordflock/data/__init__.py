@@ -59,7 +59,7 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
     Clips sorted by (path, offset) are read in one pass over every archive. Crops of one recording decode it once.
     Raises WordflockError for a recording that vanished or changed since the clips were loaded.
     """
-    from wordflock.audio.augment import vary
+    from wordflock.audio.augment import augment
     from wordflock.audio.reading import SAMPLE_RATE, fit, read_clip
 
     with Reader() as reader:
@@ -81,9 +81,9 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
             return fit(recording[first : first + samples], samples) * np.float32(clip.gain)
 
         for clip in clips:
-            original = replace(clip, variant=0)
+            original = replace(clip, augmentation=0)
             samples = samples_of(original)
-            yield vary(samples, original.key, clip.variant) if clip.variant else samples
+            yield augment(samples, original.key, clip.augmentation) if clip.augmentation else samples
 
 
 def _sentence(faults: Sequence[Fault]) -> str:

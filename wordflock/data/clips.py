@@ -31,7 +31,7 @@ class Clip:
     content: str  # SHA-256 of the recording's bytes, hexadecimal
     start: float | None = None  # None: the whole recording
     gain: float = 1.0
-    variant: int = 0  # 0: as it was recorded; see augment.py
+    augmentation: int = 0  # 0: as it was recorded; see augment.py
 
     @property
     def key(self) -> str:
@@ -39,7 +39,7 @@ class Clip:
         key = self.content
         if self.start is not None:
             key = sha256(f"{self.content} {self.start!r} {self.seconds!r} {self.gain!r}".encode()).hexdigest()
-        return f"{key}-{VERSION}.{self.variant}" if self.variant else key
+        return f"{key}-{VERSION}.{self.augmentation}" if self.augmentation else key
 
 
 @dataclass(frozen=True, slots=True)

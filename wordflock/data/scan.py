@@ -21,7 +21,7 @@ from wordflock.data.listing import Entry, Listing, Reader, list_files
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import progress
 
-SHORTEST = 0.1  # seconds; less is no word
+MIN_SECONDS = 0.1  # seconds; less is no word
 
 _VERSION = 1  # of the tables below and of what counts as a fault; another one starts the database anew
 _TABLES = """
@@ -250,6 +250,6 @@ def _look(entry: Entry, data: bytes | None) -> _Look:
     except AudioFault as fault:
         return _Look(content, fault=str(fault))
     seconds = len(samples) / rate
-    if seconds < SHORTEST:
-        return _Look(content, fault=f"lasts {seconds:.3f} s, less than {SHORTEST} s")
+    if seconds < MIN_SECONDS:
+        return _Look(content, fault=f"lasts {seconds:.3f} s, less than {MIN_SECONDS} s")
     return _Look(content, seconds)

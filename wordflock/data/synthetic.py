@@ -36,8 +36,8 @@ WORDS = tuple(
     "marvin nine one seven sheila six three tree two visual wow zero".split()
 )
 CLIP_SAMPLES = SAMPLE_RATE  # 1 s
-LONGEST_WORD = 0.9  # seconds
-LONGEST_ECHO = SAMPLE_RATE // 2  # samples
+MAX_WORD = 0.9  # seconds
+MAX_ECHO = SAMPLE_RATE // 2  # samples
 FASTEST = 320  # words a minute; beyond this words blur
 BACKGROUND_SECONDS = 40
 
@@ -182,7 +182,7 @@ class _Voice:
     pitch: int  # 0 to 99, 50 is the vocal tract's own
     melody: int  # 0 (monotone) to 99
     loudness: float  # peak of a clip, dB below full scale
-    clearness: float  # speech over noise, dB
+    snr: float  # speech over noise, dB
     room: Samples  # impulse response from mouth to microphone
 
 
@@ -217,14 +217,14 @@ def _voice(index: int, speaker: str, split: str, name: str, seed: int) -> _Voice
         pitch=int(generator.integers(30, 71)),
         melody=int(generator.integers(20, 90)),
         loudness=generator.uniform(6, 24),
-        clearness=generator.uniform(10, 32),
+        snr=generator.uniform(10, 32),
         room=_room(generator),
     )
 
 
 def _room(generator: np.random.Generator) -> Samples:
     """The direct sound, tilted by the microphone, then an echo that decays by 60 dB in 0.1 to 0.5 s."""
-    decay = generator.uniform(0.1, LONGEST_ECHO / SAMPLE_RATE)
+    decay = generator.uniform(0.1, MAX_ECHO / SAMPLE_RATE)
     times = np.arange(int(decay * SAMPLE_RATE)) / SAMPLE_RATE
     echo = generator.standard_normal(len(times)) * 10 ** (-3 * times / decay)
     echo *= 10 ** (-generator.uniform(0, 20) / 20) / np.linalg.norm(echo)  # the farther away, the louder the echo
@@ -278,13 +278,13 @@ def _say(espeak: Espeak, voice: _Voice, word: str, generator: np.random.Generato
             raise WordflockError(f"espeak-ng has no sound for the word {word!r}: write it in letters.")
         samples = samples[loud[0] : loud[-1] + 1]
         seconds = len(samples) / espeak.rate
-        if seconds <= LONGEST_WORD:
+        if seconds <= MAX_WORD:
             return np.asarray(soxr.resample(samples, espeak.rate, SAMPLE_RATE), dtype=np.float64)
         if rate >= FASTEST:
             raise WordflockError(
                 f"The word {word!r} takes {seconds:.1f} s even when spoken fast, and a clip is 1 s: give a shorter one."
             )
-        rate = min(FASTEST, rate * max(1.1, seconds / LONGEST_WORD))
+        rate = min(FASTEST, rate * max(1.1, seconds / MAX_WORD))
 
 
 def _take(spoken: Samples, voice: _Voice, backgrounds: Sequence[Samples], generator: np.random.Generator) -> Samples:
@@ -292,13 +292,13 @@ def _take(spoken: Samples, voice: _Voice, backgrounds: Sequence[Samples], genera
     clip = np.zeros(CLIP_SAMPLES)
     start = int(generator.triangular(0, 0.5, 1) * (CLIP_SAMPLES - len(spoken)))
     clip[start : start + len(spoken)] = spoken
-    size = CLIP_SAMPLES + LONGEST_ECHO
+    size = CLIP_SAMPLES + MAX_ECHO
     clip = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(voice.room, size), size)[:CLIP_SAMPLES]
     background = backgrounds[int(generator.integers(len(backgrounds)))]
     begin = generator.integers(len(background) - CLIP_SAMPLES)
     noise = background[begin : begin + CLIP_SAMPLES]
-    clearness = voice.clearness + generator.uniform(-4, 4)
-    gain = _level(clip[start : start + len(spoken)]) / max(_level(noise), 1e-6) * 10 ** (-clearness / 20)
+    snr = voice.snr + generator.uniform(-4, 4)
+    gain = _level(clip[start : start + len(spoken)]) / max(_level(noise), 1e-6) * 10 ** (-snr / 20)
     return _scaled(clip + gain * noise, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
 
 

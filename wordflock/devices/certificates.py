@@ -2,7 +2,7 @@
 
 ca.crt goes to every client, which trusts no other authority for its server. ca.key stays with whoever makes
 certificates. Client keys (NIST P-384, OpenSSH format) are Flower's way to know a SuperNode: clients/NAME.key goes to
-that client and nowhere else, keys/NAME.pub stays with the server (--require-keys).
+that client and nowhere else, keys/NAME.pub stays with the server (--authorized-keys).
 """
 
 from __future__ import annotations

@@ -15,44 +15,44 @@ from typing import Any
 from wordflock.devices.flower import KIND, REFUSED
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.errors import WordflockError
-from wordflock.settings import ClientSettings
+from wordflock.federation_settings import ClientSettings
 
-LOOK = 0.2  # seconds between two looks at what the SuperNode does
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
-MOST_LOG = 5_000_000  # bytes, for the sake of the SD card
+POLL_INTERVAL = 0.2  # seconds between two looks at what the SuperNode does
+INITIAL_PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
+MAX_LOG_BYTES = 5_000_000  # bytes, for the sake of the SD card
 
 
 def serve_rounds(settings: ClientSettings) -> None:
-    """Take part in the server's runs until interrupted, or until there has been no server for --give-up-after seconds.
+    """Take part in the server's runs until interrupted, or without a server for --reconnect-timeout seconds.
 
     Raises WordflockError where the server cannot be trusted, does not want this client, or is gone for too long.
     """
-    settings = _settled(settings)
-    host, port = split_address(settings.server, "--server")
+    settings = _resolved(settings)
+    host, port = split_address(settings.server_address, "--server")
     context = _tls(settings, host)
     if settings.key and not Path(settings.key).is_file():
         raise WordflockError(f"There is no key {settings.key}; make one with 'wordflock certificates'.")
     unreachable(host, port, context)  # a server that cannot be trusted is better known before the clips are encoded
     member = in_own_process(_prepare, settings)
     log = member.with_suffix(".log")
-    if log.exists() and log.stat().st_size > MOST_LOG:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         log.unlink()
-    gone_since, pause, said = time.monotonic(), FIRST_PAUSE, ""
+    gone_since, pause, said = time.monotonic(), INITIAL_PAUSE, ""
     with stoppable():
         while True:
             problem = unreachable(host, port, context)
             if not problem:
                 problem, gone_since = _serve_while_it_lasts(settings, host, port, context, member, log)
-                pause = FIRST_PAUSE
+                pause = INITIAL_PAUSE
             gone = time.monotonic() - gone_since
-            if settings.give_up_after and gone >= settings.give_up_after:
-                raise WordflockError(f"No server at {settings.server} for {gone:.0f} s ({problem}); giving up.")
+            if settings.reconnect_timeout and gone >= settings.reconnect_timeout:
+                raise WordflockError(f"No server at {settings.server_address} for {gone:.0f} s ({problem}); giving up.")
             if problem != said:
                 print(f"{problem}; trying again", flush=True)
                 said = problem
-            left = settings.give_up_after - gone if settings.give_up_after else pause
+            left = settings.reconnect_timeout - gone if settings.reconnect_timeout else pause
             time.sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_PAUSE)
 
 
 def unreachable(host: str, port: int, context: ssl.SSLContext | None) -> str:
@@ -110,8 +110,8 @@ def _serve_while_it_lasts(
     port_here = free_port()
     arguments = ["--superlink", address, "--port", str(port_here), "--isolation", "process"]
     arguments += ["--node-config", f'wordflock-device="{member}"']
-    if settings.give_up_after:
-        arguments += ["--max-wait-time", str(settings.give_up_after)]
+    if settings.reconnect_timeout:
+        arguments += ["--max-wait-time", str(settings.reconnect_timeout)]
     arguments += ["--insecure"] if context is None else ["--root-certificates", settings.ca] * bool(settings.ca)
     arguments += ["--auth-supernode-private-key", settings.key] * bool(settings.key)
     environment = {"FLWR_HOME": str(member.with_suffix(".flower")), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
@@ -126,28 +126,29 @@ def _serve_while_it_lasts(
         flower("supernode", arguments, log, environment) as node,
         flower("superexec", runner, log, {**environment, KIND: "clientapp"}) as executor,
     ):
-        story = Story(settings.server)
+        story = SuperNodeLog(settings.server_address)
         while True:
             ended = node.poll() is not None or executor.poll() is not None
             for line in tail.lines():
                 story.tell(line)
             if ended:
                 break
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
     if node.returncode == REFUSED:
         raise WordflockError(
-            f"The server {settings.server} sent a program of its own, and this client runs none ({story.refused}); "
+            f"The server {settings.server_address} sent a program of its own "
+            f"({story.refused}), and this client runs none; "
             "use a server started with 'wordflock server' of the same version."
         )
     if not story.connected and story.turned_away:
         raise WordflockError(
-            f"The server {settings.server} turned this client away: "
+            f"The server {settings.server_address} turned this client away: "
             + (f"it does not know the key {settings.key}." if settings.key else "it requires a --key.")
         )
-    return f"the connection to {settings.server} ended", story.silent_since or time.monotonic()
+    return f"the connection to {settings.server_address} ended", story.silent_since or time.monotonic()
 
 
-class Story:
+class SuperNodeLog:
     """What of a SuperNode's log its user wants to know."""
 
     def __init__(self, server: str) -> None:
@@ -184,8 +185,8 @@ class Story:
 WORK = {
     "query": "introducing this client",
     "train": "training",
-    "train.moments": "taking the measure of the clips",
-    "train.sums": "summing up the clips",
+    "train.scale": "taking the measure of the clips",
+    "train.statistics": "summing up the clips",
     "train.private": "summing up the clips, each within a bound",
     "train.keys": "secure sum, 1 of 4: making keys",
     "train.shares": "secure sum, 2 of 4: sharing secrets with other clients",
@@ -195,8 +196,8 @@ WORK = {
 }
 
 
-def _settled(settings: ClientSettings) -> ClientSettings:
-    if not settings.server:
+def _resolved(settings: ClientSettings) -> ClientSettings:
+    if not settings.server_address:
         raise WordflockError("A client needs a server; say where it is with --server HOST:PORT.")
     files: dict[str, Any] = {
         key: str(Path(value).expanduser().resolve())
@@ -218,7 +219,7 @@ def _tls(settings: ClientSettings, host: str) -> ssl.SSLContext | None:
             raise WordflockError("--key works with TLS only; add --ca.")
         return None
     raise WordflockError(
-        f"Nobody would vouch for the server {settings.server}; give its CA's certificate with --ca, or --insecure."
+        f"Cannot verify the server {settings.server_address}; give its CA's certificate with --ca, or --insecure."
     )
 
 
@@ -227,7 +228,7 @@ def _prepare(settings: ClientSettings) -> Path:
 
     path = prepare_device(settings)
     device = load_device(str(path))
-    clips, held_back = len(device.train) + len(device.held_back), len(device.held_back)
-    apart = f" ({held_back} of them to score heads on)" if held_back else ""
+    clips, holdout = len(device.train) + len(device.holdout), len(device.holdout)
+    apart = f" ({holdout} of them to score heads on)" if holdout else ""
     print(f"client {device.client}: {clips} clips ready{apart}, encoded in {device.encode_seconds:.1f} s", flush=True)
     return path

@@ -20,7 +20,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from wordflock.devices.flower import COMPONENTS, SECRET_HEADER
 from wordflock.errors import WordflockError
-from wordflock.settings import ServerSettings
+from wordflock.federation_settings import ServerSettings
 
 
 class Control:

@@ -1,4 +1,4 @@
-"""Flower's own programs, as Wordflock starts them: `python -m wordflock.federation.flower PROGRAM …`.
+"""Flower's own programs, as Wordflock starts them: `python -m wordflock.devices.flower PROGRAM …`.
 
 The programs are Flower's, with a few things added. They end when the process that started them ends, however it ends.
 A SuperLink opens to other machines only what clients need: Flower serves the interface through which programs are
@@ -45,9 +45,9 @@ COMPONENTS = {
 OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
 CONTROL = "/v1/control/"
 SECRET_HEADER = "wordflock-secret"
-LOOK, LONGEST_LOOK = 0.25, 1.0  # seconds between a SuperNode's looks for messages, each of 850 bytes
-GLANCE = 0.1  # seconds between its looks for the answer to one, which cost the network nothing
-GOODBYE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
+POLL_INTERVAL, MAX_POLL_INTERVAL = 0.25, 1.0  # seconds between a SuperNode's looks for messages, each of 850 bytes
+REPLY_POLL_INTERVAL = 0.1  # seconds between its looks for the answer to one, which cost the network nothing
+SHUTDOWN_GRACE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
 REFUSED = 76  # exit status of a SuperNode that was sent foreign code
 
 Scope = MutableMapping[str, Any]
@@ -103,7 +103,7 @@ class Guard:
         async def watched(message: MutableMapping[str, Any]) -> None:
             status = message.get("status", 200)
             if path in ("/v1/fleet/activate-node", "/v1/fleet/register-node") and status >= 400:
-                tell(f"a client at {peer} was turned away: its key is not among those of --require-keys")
+                tell(f"a client at {peer} was turned away: its key is not among those of --authorized-keys")
             await send(message)
 
         await self._app(scope, receive, watched)
@@ -175,7 +175,7 @@ def _superlink() -> None:
     def serve(**options: Any) -> None:
         """Clients keep their connections open, and would keep a server that is told to end."""
         factory = telling if options.get("ssl_certfile") else None
-        run(**options, ssl_context_factory=factory, timeout_graceful_shutdown=GOODBYE)
+        run(**options, ssl_context_factory=factory, timeout_graceful_shutdown=SHUTDOWN_GRACE)
 
     setattr(uvicorn, "run", serve)  # noqa: B010
     activate = SqlLinkState.activate_node
@@ -222,7 +222,7 @@ def _superexec() -> None:
     kind = os.environ[KIND]
     importlib.import_module(COMPONENTS[kind].partition(":")[0])
     while kind == "serverapp" and not Path(os.environ[READY]).exists():
-        time.sleep(GLANCE)  # before that there may be runs that an earlier SuperLink left behind
+        time.sleep(REPLY_POLL_INTERVAL)  # before that there may be runs that an earlier SuperLink left behind
     program = {"serverapp": flwr_serverapp, "clientapp": flwr_clientapp}[kind]
     expected = {"serverapp": TaskType.SERVER_APP, "clientapp": TaskType.CLIENT_APP}[kind]
 
@@ -286,9 +286,9 @@ class Waiting:
         now = time.monotonic()
         if seconds < self.FOR_A_MESSAGE:
             self._last = now
-            time.sleep(GLANCE)
+            time.sleep(REPLY_POLL_INTERVAL)
         else:
-            time.sleep(min(LOOK + (now - self._last) / 4, LONGEST_LOOK))
+            time.sleep(min(POLL_INTERVAL + (now - self._last) / 4, MAX_POLL_INTERVAL))
 
 
 def _supernode() -> NoReturn:

@@ -22,12 +22,13 @@ from wordflock.devices.flower import KIND, OUTPUT, READY, SECRET
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
+from wordflock.federation_settings import ServerSettings
+from wordflock.options import dashed
 from wordflock.progress import relayed
 from wordflock.run import BEST, METRICS
-from wordflock.settings import ServerSettings, dashed
 
 START = 300.0  # seconds that Flower's processes have to start
-LOOK = 0.2  # seconds between two looks at what the processes do
+POLL_INTERVAL = 0.2  # seconds between two looks at what the processes do
 CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
 
 
@@ -36,7 +37,7 @@ def serve(settings: ServerSettings) -> Path:
 
     Raises WordflockError where the server cannot listen or the run ends before it is done.
     """
-    settings = _settled(settings)
+    settings = _resolved(settings)
     host, port = split_address(settings.listen, "--listen")
     tls = _tls_files(settings, host)
     keys = _public_keys(settings)
@@ -82,7 +83,7 @@ def serve(settings: ServerSettings) -> Path:
             while link.lives():
                 with relayed() as for_the_bar:
                     _show(output, for_the_bar)
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL)
     return folder
 
 
@@ -127,7 +128,7 @@ def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: 
     else:
         for option, file in zip(("ca-certfile", "certfile", "keyfile"), link.tls, strict=True):
             arguments += [f"--ssl-{option}", str(file)]
-        arguments += ["--enable-supernode-auth"] * bool(settings.require_keys)
+        arguments += ["--enable-supernode-auth"] * bool(settings.authorized_keys)
         executor += ["--root-certificates", str(link.tls[0])]
     with ExitStack() as stack:
         stack.enter_context(_announced(settings, port, link.state))
@@ -155,7 +156,7 @@ def _follow(folder: Path, output: Tail, for_the_bar: Callable[[str], bool], link
             break
         if not held.exists() and time.monotonic() - started > START:
             raise WordflockError(f"The run does not start (see {folder}/server/flower.log); {go_on}")
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL)
     _show(output, for_the_bar)
     if not done.exists() or done.stat().st_mtime_ns == before:
         raise WordflockError(f"The run ended before it was done; {go_on}")
@@ -168,7 +169,7 @@ def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
             print(line, flush=True)
 
 
-def _settled(settings: ServerSettings) -> ServerSettings:
+def _resolved(settings: ServerSettings) -> ServerSettings:
     """The settings with everything decided that can be: the run's own ones for --resume, a name, whole paths."""
     if settings.resume:
         folder = next((f for f in (Path(settings.resume), Path(settings.runs) / settings.resume) if f.is_dir()), None)
@@ -185,7 +186,7 @@ def _settled(settings: ServerSettings) -> ServerSettings:
         )
     files: dict[str, Any] = {
         key: str(Path(value).expanduser().resolve())
-        for key in ("data", "table", "runs", "certificates", "require_keys", "add_to", "take_from")
+        for key in ("data", "table", "runs", "certificates", "authorized_keys", "add_to", "take_from")
         if (value := getattr(settings, key)) and value != "synthetic"
     }
     # Flower runs the ServerApp in a folder of its own.
@@ -208,8 +209,8 @@ def _tls_files(settings: ServerSettings, host: str) -> tuple[Path, Path, Path] |
                     f"There is no {file}; make it with: wordflock certificates {settings.certificates}"
                 )
         return files[0], files[1], files[2]
-    if settings.require_keys:
-        raise WordflockError("--require-keys works with TLS only; add --certificates.")
+    if settings.authorized_keys:
+        raise WordflockError("--authorized-keys works with TLS only; add --certificates.")
     if not settings.insecure and not _loopback(host):
         raise WordflockError(
             f"--listen {settings.listen} without TLS would let anyone on the network read and change what is learned; "
@@ -226,11 +227,11 @@ def _loopback(host: str) -> bool:
 
 
 def _public_keys(settings: ServerSettings) -> list[Path]:
-    if not settings.require_keys:
+    if not settings.authorized_keys:
         return []
-    keys = sorted(Path(settings.require_keys).glob("*.pub"))
+    keys = sorted(Path(settings.authorized_keys).glob("*.pub"))
     if not keys:
-        raise WordflockError(f"--require-keys {settings.require_keys} has no public keys (*.pub).")
+        raise WordflockError(f"--authorized-keys {settings.authorized_keys} has no public keys (*.pub).")
     return keys
 
 
@@ -253,7 +254,7 @@ def _note(settings: ServerSettings, port: int) -> Path:
 
 def _offered(settings: ServerSettings) -> dict[str, str]:
     """What clients and runs of a server that keeps running rely on."""
-    return {name: getattr(settings, name) for name in ("listen", "certificates", "require_keys")}
+    return {name: getattr(settings, name) for name in ("listen", "certificates", "authorized_keys")}
 
 
 @contextmanager

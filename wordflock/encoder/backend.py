@@ -16,7 +16,7 @@ from wordflock.errors import WordflockError
 from wordflock.settings import POOLED_HEADS, DataSettings, Settings
 
 Encode = Callable[[NDArray[np.float32]], NDArray[np.float16]]  # clips (batch, samples) to features as they are stored
-Way = tuple[str, str]  # a runtime and a precision
+Backend = tuple[str, str]  # a runtime and a precision
 
 
 def open_encoder(spec: FeatureSpec, device: str = "cpu", source: Source | None = None) -> Encode:
@@ -25,7 +25,7 @@ def open_encoder(spec: FeatureSpec, device: str = "cpu", source: Source | None =
     Raises WordflockError as `weights_for` does.
     """
     dimensions, tensors = weights_for(spec, source)
-    if spec.runtime == "onnxruntime":
+    if spec.backend == "onnxruntime":
         from wordflock.encoder.onnx_encoder import build_onnx_encoder
 
         return build_onnx_encoder(spec, dimensions, tensors).encode
@@ -48,7 +48,7 @@ def device(settings: DataSettings) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
 
 
-def choose_way(settings: Settings) -> Way:
+def choose_backend(settings: Settings) -> Backend:
     """The runtime and the precision that settings ask for; where they leave it open, a rule decides.
 
     torch in bfloat16 where the device computes in it, else onnxruntime in float32 on the processor (measured: never
@@ -57,19 +57,19 @@ def choose_way(settings: Settings) -> Way:
     Raises WordflockError where the runtime does not compute in the precision, or not on the device.
     """
     where = device(settings)
-    ways = available_ways(where)
+    ways = available_backends(where)
     # An explicit request for bfloat16 is granted where the processor only emulates it.
     ways += [("torch", "bfloat16")] * (settings.precision == "bfloat16" and ("torch", "bfloat16") not in ways)
-    asked = settings.runtime, settings.precision
+    asked = settings.backend, settings.precision
     chosen = [way for way in ways if all(a in ("auto", part) for a, part in zip(asked, way, strict=True))]
     if not chosen:
         raise WordflockError(
-            f"--runtime {asked[0]} does not compute in {asked[1]} on the device {where}; leave one of the options out."
+            f"--backend {asked[0]} does not compute in {asked[1]} on the device {where}; leave one of the options out."
         )
     return chosen[0]
 
 
-def available_ways(device: str) -> list[Way]:
+def available_backends(device: str) -> list[Backend]:
     """The combinations of runtime and precision that a device has, the preferred one first."""
     if device == "cuda":
         import torch
@@ -86,11 +86,11 @@ CUDA_MOST_CLIPS = 2_048
 def spec_of(settings: Settings) -> FeatureSpec:
     """The spec of the features that the settings ask for, in the way that is fastest on this machine where they leave
     it open. Raises WordflockError as `feature_spec` and `choose_way` do."""
-    from wordflock.encoder.backend import choose_way
+    from wordflock.encoder.backend import choose_backend
 
-    runtime, precision = choose_way(settings)
+    backend, precision = choose_backend(settings)
     pooled, by = settings.head in POOLED_HEADS, settings.frame_pooling
-    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, by, precision, runtime)
+    return feature_spec(settings.encoder, settings.window, settings.layer, pooled, by, precision, backend)
 
 
 def batch_size(spec: FeatureSpec, device: str) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wordflock.encoder.weights import Dimensions, Source
 
 FRAMES_PER_SECOND = 50
-SHORTEST_WINDOW, LONGEST_WINDOW = 0.2, 30.0  # seconds
+MIN_WINDOW, MAX_WINDOW = 0.2, 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FeatureSpec:
     pooled: bool = False  # over the frames: their mean and standard deviation in place of two frames
     frame_pooling: int = 1  # neighbouring frames that become one (see encoder.py); the last of a clip may be of fewer
     precision: str = "float32"  # in which the encoder computes; what is stored is float16 in any case
-    runtime: str = "torch"  # which computes it, to the same digits but the last
+    backend: str = "torch"  # which computes it, to the same digits but the last
 
     @property
     def frames(self) -> int:
@@ -50,7 +50,7 @@ class FeatureSpec:
     @property
     def folder(self) -> str:
         """The store's folder below the cache."""
-        way = f"-{self.precision}" * (self.precision != "float32") + f"-{self.runtime}" * (self.runtime != "torch")
+        way = f"-{self.precision}" * (self.precision != "float32") + f"-{self.backend}" * (self.backend != "torch")
         return self.kind + way
 
     def here(self) -> FeatureSpec:
@@ -70,7 +70,7 @@ def feature_spec(
     pooled: bool = False,
     frame_pooling: int = 1,
     precision: str = "float32",
-    runtime: str = "torch",
+    backend: str = "torch",
 ) -> FeatureSpec:
     """The spec of an encoder's features; finds the encoder, but does not load it.
 
@@ -79,8 +79,8 @@ def feature_spec(
     """
     from wordflock.encoder.weights import find  # here, because who only reads a store has no use for it
 
-    if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
-        raise WordflockError(f"A window of {window} s is outside {SHORTEST_WINDOW} to {LONGEST_WINDOW:.0f} s.")
+    if not MIN_WINDOW <= window <= MAX_WINDOW:
+        raise WordflockError(f"A window of {window} s is outside {MIN_WINDOW} to {MAX_WINDOW:.0f} s.")
     if not names_layers(layer):
         raise WordflockError(
             f"Layer {layer!r} is neither 'last' nor a number from 1 on, nor rising ones joined by '+'."
@@ -89,7 +89,7 @@ def feature_spec(
     # The pooling over all frames leaves nothing for that of neighbours to do, but after the first layer.
     by = merged_frames(frame_pooling) if pooled else frame_pooling
     fingerprint, window = find(encoder).fingerprint, frames / FRAMES_PER_SECOND
-    return FeatureSpec(encoder, fingerprint, window, layer, pooled, by, precision, runtime)
+    return FeatureSpec(encoder, fingerprint, window, layer, pooled, by, precision, backend)
 
 
 def weights_for(spec: FeatureSpec, source: Source | None = None) -> tuple[Dimensions, dict[str, NDArray[np.float32]]]:

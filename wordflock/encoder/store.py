@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKED_ROWS = 32
-VARIED_SHARE = 0.5  # of the clips in a training batch that come as one of their variants
+AUGMENTED_SHARE = 0.5  # of the clips in a training batch that come as one of their variants
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Features:
     array: NDArray[np.float16]  # (rows of the store, frames, width), memory-mapped
     rows: NDArray[np.int64]  # (clips,), where in `array` each clip is
     labels: NDArray[np.int64]  # (clips,)
-    variants: NDArray[np.int64] | None = None  # (clips, variants), where in `array` each clip's variants are
+    augmentations: NDArray[np.int64] | None = None  # (clips, variants), where in `array` each clip's variants are
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, chosen: NDArray[np.int64] | slice) -> Features:
         """Some of the clips."""
-        variants = None if self.variants is None else self.variants[chosen]
-        return Features(self.array, self.rows[chosen], self.labels[chosen], variants)
+        augmentations = None if self.augmentations is None else self.augmentations[chosen]
+        return Features(self.array, self.rows[chosen], self.labels[chosen], augmentations)
 
     def part(self, start: int, stop: int) -> Features:
         """The clips from `start` up to `stop`."""
@@ -67,9 +67,9 @@ class Features:
         import torch
 
         rows = self.rows[chosen]
-        if generator is not None and self.variants is not None:
-            drawn = self.variants[chosen, generator.integers(self.variants.shape[1], size=len(chosen))]
-            rows = np.where(generator.random(len(chosen)) < VARIED_SHARE, drawn, rows)
+        if generator is not None and self.augmentations is not None:
+            drawn = self.augmentations[chosen, generator.integers(self.augmentations.shape[1], size=len(chosen))]
+            rows = np.where(generator.random(len(chosen)) < AUGMENTED_SHARE, drawn, rows)
         return torch.from_numpy(self.array[rows]).float(), torch.from_numpy(self.labels[chosen])
 
 
@@ -92,9 +92,9 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
     return Features(store.array(), rows, np.array(labels, dtype=np.int64))
 
 
-def with_variants(clips: Sequence[Clip], count: int) -> list[Clip]:
+def with_augmentations(clips: Sequence[Clip], count: int) -> list[Clip]:
     """The clips, then variant 1 of all of them, and so on."""
-    return [replace(clip, variant=number) for number in range(count + 1) for clip in clips]
+    return [replace(clip, augmentation=number) for number in range(count + 1) for clip in clips]
 
 
 def gathered(features: Features, clips: int) -> Features:

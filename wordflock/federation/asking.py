@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from wordflock.federation.costs import Costs
 from wordflock.federation.messages import failure_of
-from wordflock.federation.roster import Client, answers
+from wordflock.federation.roster import Client, replies_to
 
 AT_A_TIME = 16  # clients whose sums the server holds together
 WAITED_FOR = {"masked": "masked numbers", "unmask": "shares that unmask the total", "private": "bounded sums"}
@@ -31,7 +31,7 @@ def ask(
     for start in range(0, len(clients), AT_A_TIME):
         some = clients[start : start + AT_A_TIME]
         messages = [Message(requests[c], c.node, f"{MessageType.TRAIN}.{what}", ttl=seconds) for c in some]
-        came = answers(
+        came = replies_to(
             grid, messages, seconds, lambda nodes: f"for the {WAITED_FOR.get(what, what)} of {len(nodes)} clients"
         )
         # The first are worked on while others are at it.

@@ -28,24 +28,24 @@ from wordflock.federation.messages import (
     add_metrics,
     config_of,
     content,
-    half_update,
+    float16_delta,
     labels_of,
     pack_head,
     packed,
     weights_of,
 )
 from wordflock.federation.secure import client as secure_client
-from wordflock.federation.secure.masking import joined
+from wordflock.federation.secure.masking import flatten
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import overwrite, own_weights
-from wordflock.head.closed_form import Moments, Scale, Sums
+from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head
 from wordflock.head.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
 from wordflock.partition import Member, federation
-from wordflock.privacy.mechanism import PrivateSums
+from wordflock.privacy.mechanism import PrivateStatistics
 from wordflock.randomness import numpy_generator
-from wordflock.settings import FederationSettings
 
 DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
 
@@ -93,7 +93,7 @@ def introduce(message: Message, context: Context) -> Message:
     numbers = content(
         client=member.client,
         num_examples=len(member.train),
-        held_back=len(member.held_back),
+        holdout=len(member.holdout),
         frames=frames,
         width=width,
         encode_seconds=member.encode_seconds,
@@ -108,7 +108,7 @@ def train(message: Message, context: Context) -> Message:
     member, settings = _who(message, context)
     weights, loss = _trained(message, member, settings)
     trained = content(
-        half_update(weights, weights_of(message)) if settings.upload == "float16" else weights,
+        float16_delta(weights, weights_of(message)) if settings.upload_dtype == "float16" else weights,
         client=member.client,
         num_examples=len(member.train),
         loss=loss,
@@ -134,18 +134,18 @@ def _trained(
     return _thread.weights, loss
 
 
-@app.train("moments")
+@app.train("scale")
 def moments(message: Message, context: Context) -> Message:
     """The moments of what the head's last layer sees of the clips: the first half of the exact strategy."""
     member, settings = _who(message, context)
     return Message(content(_moments(message, member, settings).packed()), reply_to=message)
 
 
-@app.train("sums")
+@app.train("statistics")
 def sums(message: Message, context: Context) -> Message:
     """The sums over the clips, standardised as the server says: the second half of the exact strategy."""
     member, settings = _who(message, context)
-    return Message(content(_sums(message, member, settings).packed(settings.sums_type)), reply_to=message)
+    return Message(content(_sums(message, member, settings).packed(settings.statistics_dtype)), reply_to=message)
 
 
 @app.train("private")
@@ -172,18 +172,18 @@ def masked(message: Message, context: Context) -> Message:
     """The third: what the server would get without secure sums, masked."""
     member, settings = _who(message, context)
     match message.content.config_records["secure"]["what"]:
-        case "moments":
-            vector = joined(_moments(message, member, settings).packed())
-        case "sums":
+        case "scale":
+            vector = flatten(_moments(message, member, settings).packed())
+        case "statistics":
             sums = _sums(message, member, settings)
-            vector = joined({"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+            vector = flatten({"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
         case "private":
             vector = _private(message, member, settings)
         case "train":
             received, clips = weights_of(message), len(member.train)
             weights, loss = _trained(message, member, settings)
             update = {name: (weights[name].astype(np.float64) - received[name]) * clips for name in received}
-            vector = np.append(joined(update), [clips, clips * loss])
+            vector = np.append(flatten(update), [clips, clips * loss])
         case what:
             raise WordflockError(f"there is no secure sum of {what!r}")
     return secure_client.masked(message, context, member.client, vector)
@@ -199,7 +199,7 @@ def unmask(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score the head on the clips held back."""
     member, settings = _who(message, context)
-    score = evaluate_head(_head(weights_of(message), member, settings), member.held_back, member.labels)
+    score = evaluate_head(_head(weights_of(message), member, settings), member.holdout, member.labels)
     numbers = content(client=member.client, num_examples=score.clips, accuracy=score.accuracy, loss=score.loss)
     return Message(numbers, reply_to=message)
 
@@ -211,12 +211,12 @@ def _who(message: Message, context: Context) -> tuple[Member, FederationSettings
         device = load_device(str(context.node_config[DEVICE]))
         # Nor send more, or more openly, than the device allows.
         kind = message.metadata.message_type
-        if device.secure_sums and kind.startswith("train") and kind not in SECURE:
-            raise WordflockError("this client takes part in --secure-sums only")
+        if device.secure_aggregation and kind.startswith("train") and kind not in SECURE:
+            raise WordflockError("this client takes part in --secure-aggregation only")
         settings = replace(settings, min_clips=max(settings.min_clips, device.min_clips))
         labels = labels_of(message)
-        train, held_back = device.features(labels)
-        member = Member(device.client, train, held_back, labels, device.spec, device.name, device.encode_seconds)
+        train, holdout = device.features(labels)
+        member = Member(device.client, train, holdout, labels, device.spec, device.name, device.encode_seconds)
         return member, settings
     return federation(settings).members[int(context.node_config["partition-id"])], settings
 
@@ -226,19 +226,19 @@ def _settings(config: tuple[tuple[str, bool | float | int | str], ...]) -> Feder
     return FederationSettings.from_config(dict(config))
 
 
-def _moments(message: Message, member: Member, settings: FederationSettings) -> Moments:
+def _moments(message: Message, member: Member, settings: FederationSettings) -> ScaleStatistics:
     z = pool(_untrained(message, member, settings), member.train)
-    return Moments.of(z, member.train.labels, len(member.labels))
+    return ScaleStatistics.of(z, member.train.labels, len(member.labels))
 
 
-def _sums(message: Message, member: Member, settings: FederationSettings) -> Sums:
+def _sums(message: Message, member: Member, settings: FederationSettings) -> Statistics:
     z = pool(_untrained(message, member, settings), member.train)
-    return Sums.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
+    return Statistics.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
 
 
 def _private(message: Message, member: Member, settings: FederationSettings) -> NDArray[np.float64]:
     z = pool(_untrained(message, member, settings), member.train)
-    mechanism = PrivateSums.of(settings, z.shape[1], len(member.labels))
+    mechanism = PrivateStatistics.of(settings, z.shape[1], len(member.labels))
     if (centre := weights_of(message).get("centre")) is None:
         return mechanism.middle(z)
     return replace(mechanism, centre=centre.astype(np.float64)).contribution(z, member.train.labels)

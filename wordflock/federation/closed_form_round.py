@@ -23,35 +23,35 @@ from wordflock.federation.asking import ask
 from wordflock.federation.costs import Costs
 from wordflock.federation.messages import content, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
-from wordflock.federation.secure.masking import parted
+from wordflock.federation.secure.masking import unflatten
 from wordflock.federation.secure.server import secure_total
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
-from wordflock.head.closed_form import Moments, Scale, Solution, Sums, solve, widened
+from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics, add_labels, solve
 from wordflock.head.torch_head import Head
 from wordflock.revise import earlier
-from wordflock.settings import FederationSettings
 
-Added = TypeVar("Added", Moments, Sums)
+Added = TypeVar("Added", ScaleStatistics, Statistics)
 
 
 @dataclass(frozen=True)
-class ExactRound:
+class ClosedFormRound:
     """What came of it."""
 
     solution: Solution
     scale: Scale
-    total: Sums
+    total: Statistics
     problems: list[str]
     costs: list[dict[str, Any]]  # of the clients whose sums they are
 
 
-def exact_round(
+def closed_form_round(
     grid: Grid,
     roster: Roster,
     settings: FederationSettings,
     head: Head,
-    keep: Callable[[int, Sums], None] = lambda client, sums: None,
-) -> ExactRound:
+    keep: Callable[[int, Statistics], None] = lambda client, sums: None,
+) -> ClosedFormRound:
     """Ask all clients for moments, then for sums, and solve the last layer of the head. `keep` gets each client's sums.
 
     With --add-to or --take-from the scale is that of the earlier run, and the sums are added to its or taken from it.
@@ -59,21 +59,21 @@ def exact_round(
     """
     asking = _Asking(grid, roster, settings, head)
     prepared, folder = roster.prepared, Path(settings.add_to or settings.take_from)
-    able = [roster.clients[number] for number in roster.able()]
+    eligible = [roster.clients[number] for number in roster.eligible()]
     before = earlier(folder, settings, prepared.spec, head) if settings.add_to or settings.take_from else None
-    moments, clients = asking.total("moments", able, {}, Moments)
+    moments, clients = asking.total("scale", eligible, {}, ScaleStatistics)
     if before is None:
         scale = moments.scale()
-        total, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+        total, clients = asking.total("statistics", clients, scale.packed(), Statistics, keep)
     else:
-        scale, total = widened(before[1], before[2], before[0], prepared.task.labels, moments.counts)
-        sums, clients = asking.total("sums", clients, scale.packed(), Sums, keep)
+        scale, total = add_labels(before[1], before[2], before[0], prepared.task.labels, moments.counts)
+        sums, clients = asking.total("statistics", clients, scale.packed(), Statistics, keep)
         total = total - sums if settings.take_from else total + sums
         if (total.counts < 0.5).any():
             raise WordflockError(
                 f"Without these clients' clips {folder} would have none left of some label, or had none."
             )
-    return ExactRound(solve(total, scale), scale, total, asking.problems, asking.costs.of(clients))
+    return ClosedFormRound(solve(total, scale), scale, total, asking.problems, asking.costs.of(clients))
 
 
 class _Asking:
@@ -96,13 +96,13 @@ class _Asking:
         """The total of what clients send, of `kind`, and whose it is; `keep` gets each one's that is seen."""
         request = content({**self._weights, **arrays})
         request["config"] = task_record(self._roster.prepared.task.labels)
-        if self._settings.secure_sums:
+        if self._settings.secure_aggregation:
             return self._secretly(what, clients, request, kind)
         shapes = kind.shapes(self._size, self._labels)
         total = kind(**{name: np.zeros(shape) for name, shape in shapes.items()})
         summed: list[Client] = []
         requests = dict.fromkeys(clients, request)
-        for client, reply in ask(self._grid, what, requests, self._settings.round_deadline, self._refuse, self.costs):
+        for client, reply in ask(self._grid, what, requests, self._settings.round_timeout, self._refuse, self.costs):
             try:
                 theirs = kind.unpacked(weights_of(reply), self._size, self._labels)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -121,11 +121,11 @@ class _Asking:
     def _secretly(
         self, what: str, clients: Sequence[Client], request: RecordDict, kind: type[Added]
     ) -> tuple[Added, list[Client]]:
-        shapes, deadline = kind.shapes(self._size, self._labels), self._settings.round_deadline
+        shapes, deadline = kind.shapes(self._size, self._labels), self._settings.round_timeout
         length = sum(math.prod(shape) for shape in shapes.values())
         came = secure_total(self._grid, clients, what, request, length, deadline, self._refuse, self.costs)
         self._enough(came.clients)
-        total = kind(**parted(came.total, shapes))
+        total = kind(**unflatten(came.total, shapes))
         if total.counts.sum() != sum(client.clips for client in came.clients):
             raise WordflockError(f"The total of the {what} counts other clips than its clients have: some client lied.")
         return total, came.clients

@@ -21,10 +21,10 @@ from wordflock.data.task import SILENCE, UNKNOWN, Task
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, FeatureStore
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import ClientSettings
 from wordflock.files import write_atomically
-from wordflock.settings import ClientSettings
 
-MOST_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
+MAX_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Device:
     cache: str
     spec: FeatureSpec
     train: list[tuple[list[int], str]]  # the rows of a clip and its variants in the feature store, and its word
-    held_back: list[tuple[list[int], str]]
+    holdout: list[tuple[list[int], str]]
     encode_seconds: float
     min_clips: int = 8
-    secure_sums: bool = False
+    secure_aggregation: bool = False
 
     def features(self, labels: list[str]) -> tuple[Features, Features]:
         """The clips for training and those held back, without the ones whose words the task has no place for."""
@@ -51,7 +51,7 @@ class Device:
             numbers = np.array([label for _, label in placed], dtype=np.int64)
             return Features(array, rows[:, 0], numbers, rows[:, 1:] if rows.shape[1] > 1 else None)
 
-        return chosen(self.train), chosen(self.held_back)
+        return chosen(self.train), chosen(self.holdout)
 
 
 def prepare_device(settings: ClientSettings) -> Path:
@@ -61,7 +61,7 @@ def prepare_device(settings: ClientSettings) -> Path:
     """
     from wordflock.data.task import examples
     from wordflock.encoder.backend import device, spec_of
-    from wordflock.encoder.store import encode_clips, with_variants
+    from wordflock.encoder.store import encode_clips, with_augmentations
     from wordflock.partition import hold_back
     from wordflock.prepare import load_table
 
@@ -80,9 +80,9 @@ def prepare_device(settings: ClientSettings) -> Path:
         numbers = np.array(those.labels, dtype=np.int64)
         parts = partition_clips([clip.speaker for clip in those.clips], numbers, settings)
         chosen = [(those.clips[i], task.labels[those.labels[i]]) for i in parts[settings.cid]]
-        train, held_back = hold_back(parts[settings.cid], settings.held_back, settings.seed, settings.cid)
+        train, holdout = hold_back(parts[settings.cid], settings.holdout, settings.seed, settings.cid)
         places = {clip: place for place, clip in enumerate(parts[settings.cid])}
-        train, held_back = (np.array([places[c] for c in part], dtype=np.int64) for part in (train, held_back))
+        train, holdout = (np.array([places[c] for c in part], dtype=np.int64) for part in (train, holdout))
     else:
         words = tuple(sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN}))
         task = Task(words, silence=bool(table.background), unknown=True)
@@ -90,12 +90,12 @@ def prepare_device(settings: ClientSettings) -> Path:
         for split in ("train", "validation", "test"):  # a device's own recordings are all for training
             those = examples(table, task, split, settings.seed)
             chosen += [(clip, task.labels[label]) for clip, label in zip(those.clips, those.labels, strict=True)]
-        train, held_back = hold_back(np.arange(len(chosen)), settings.held_back, settings.seed, _number(settings))
+        train, holdout = hold_back(np.arange(len(chosen)), settings.holdout, settings.seed, _number(settings))
     if not chosen:
         raise WordflockError(f"There are no clips in {settings.data}; --data names a folder with a folder a word.")
     spec = spec_of(settings)
     started = time.perf_counter()
-    clips = with_variants([clip for clip, _ in chosen], settings.variants)
+    clips = with_augmentations([clip for clip, _ in chosen], settings.augmentations)
     rows = encode_clips(clips, [0] * len(clips), spec, settings.cache_folder, device(settings)).rows
     versions = rows.reshape(-1, len(chosen)).T.tolist()
     seconds = time.perf_counter() - started
@@ -110,10 +110,10 @@ def prepare_device(settings: ClientSettings) -> Path:
         str(cache),
         spec,
         part(train),
-        part(held_back),
+        part(holdout),
         seconds,
         settings.min_clips,
-        settings.secure_sums,
+        settings.secure_aggregation,
     )
     name = sha256(json.dumps(settings.as_config(), sort_keys=True).encode()).hexdigest()[:16]
     path = cache / "devices" / f"{name}.json"
@@ -133,4 +133,4 @@ def _number(settings: ClientSettings) -> int:
     if settings.cid is not None:
         return settings.cid
     name = settings.name or f"{socket.gethostname()}:{Path(settings.data).resolve()}"
-    return crc32(name.encode()) % MOST_CLIENTS
+    return crc32(name.encode()) % MAX_CLIENTS

@@ -20,7 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 SERVER, RUN_ID = 1, 1
 CLIENT_FAILED = 1  # the error code of a reply in whose place the ClientApp raised
 QUICK = 0.001  # seconds of an answer below which threads that take turns in Python are slower than one
-SPELL = 0.05  # seconds after which the server looks around, if what it waits for has not come
+POLL_SECONDS = 0.05  # seconds after which the server looks around, if what it waits for has not come
 
 
 class InProcessGrid(Grid):
@@ -89,7 +89,7 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """The replies that are there, and those that come within a spell: each is made when it is looked for."""
-        missing, until = set(message_ids), time.monotonic() + SPELL
+        missing, until = set(message_ids), time.monotonic() + POLL_SECONDS
         while missing:
             for identifier in self._replies.keys() & missing:
                 missing.remove(identifier)

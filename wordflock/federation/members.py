@@ -10,7 +10,7 @@ import numpy as np
 from wordflock.data.task import DEFAULT_KEYWORDS, Task
 from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
-from wordflock.settings import ServerSettings
+from wordflock.federation_settings import ServerSettings
 
 if TYPE_CHECKING:
     from wordflock.prepare import Prepared

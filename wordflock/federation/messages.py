@@ -106,12 +106,12 @@ def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     return shape, fortran, dtype, math.prod(shape) * dtype.itemsize
 
 
-def half_update(trained: Weights, received: Weights) -> dict[str, NDArray[np.float16]]:
+def float16_delta(trained: Weights, received: Weights) -> dict[str, NDArray[np.float16]]:
     """What training changed, in half the bytes: a change is small, and float16 keeps three digits of it."""
     return {name: (trained[name] - received[name]).astype(np.float16) for name in trained}
 
 
-def widened(head: Weights, weights: Weights) -> Weights:
+def apply_delta(head: Weights, weights: Weights) -> Weights:
     """The head that a half update, if it is one, makes of the `weights` sent out; any other is left as it is."""
     if any(array.dtype != np.float16 for array in head.values()):
         return head

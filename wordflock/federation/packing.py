@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 1 << 26  # bytes: what claims to be larger is no head, and is not unpacked
+MAX_BYTES = 1 << 26  # bytes: what claims to be larger is no head, and is not unpacked
 KINDS = ("float32", "float16")
 
 
 def packable(arrays: Mapping[str, NDArray[Any]]) -> bool:
     """Whether these could be a head: numbers of one of its kinds, and not too many."""
     kinds = {array.dtype.name for array in arrays.values()}
-    return len(kinds) == 1 and kinds <= {*KINDS} and sum(array.nbytes for array in arrays.values()) <= MOST
+    return len(kinds) == 1 and kinds <= {*KINDS} and sum(array.nbytes for array in arrays.values()) <= MAX_BYTES
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
@@ -43,7 +43,7 @@ def unpack(packed: NDArray[Any]) -> dict[str, NDArray[Any]]:
         if kind not in KINDS or any(type(size) is not int or size < 0 for shape in shapes.values() for size in shape):
             raise ValueError("it is of no kind that a head has")
         sizes, itemsize = [math.prod(shape) for shape in shapes.values()], np.dtype(kind).itemsize
-        if (total := sum(sizes) * itemsize) > MOST:
+        if (total := sum(sizes) * itemsize) > MAX_BYTES:
             raise ValueError("it is larger than a head")
         unpacking = zlib.decompressobj()
         planes = unpacking.decompress(compressed, total + 1)  # however much more there is to come

@@ -1,7 +1,7 @@
-"""Private federations: the round in closed form, whose clients send bounded sums, and rounds with clipped updates.
+"""Private federations: the round in closed form with clipped statistics, and rounds with clipped updates.
 
-Central differential privacy: the server sees each client's sums, or with --secure-sums their total only, and is trusted
-to add the noise, to keep what it saw to itself and to write nothing but the solution down.
+Central differential privacy: the server sees each client's statistics, or with --secure-aggregation their total only.
+It is trusted to add the noise, to disclose nothing else and to store the solution only.
 
 Rounds clip and add noise by Flower's functions, and give what its DifferentialPrivacyServerSideFixedClipping gives
 around FedAvg, but not through it: it counts on as many clients as were drawn, where here some may fail; it adds its
@@ -26,12 +26,12 @@ from wordflock.federation.costs import Costs
 from wordflock.federation.messages import Weights, content, task_record, weights_of
 from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure.server import secure_total
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import Solution
 from wordflock.head.torch_head import Head
 from wordflock.privacy.accounting import rounds_clip
-from wordflock.privacy.mechanism import PrivateSums
-from wordflock.settings import FederationSettings
+from wordflock.privacy.mechanism import PrivateStatistics
 
 Array = NDArray[np.float64]
 _Total = tuple[Array, list[Client]]  # with whose it is
@@ -42,7 +42,7 @@ class PrivateRound:
     """What came of it."""
 
     solution: Solution
-    mechanism: PrivateSums
+    mechanism: PrivateStatistics
     problems: list[str]
     costs: list[dict[str, Any]]  # of the clients whose sums they are
 
@@ -56,7 +56,7 @@ def private_round(
     `generator` gives the noise; without one it is the operating system's randomness. Raises WordflockError where fewer
     than --min-replies clients answer well.
     """
-    mechanism = PrivateSums.of(settings, head.output.in_features, head.output.out_features)
+    mechanism = PrivateStatistics.of(settings, head.output.in_features, head.output.out_features)
     problems, costs = list[str](), Costs()
 
     def refuse(client: Client, problem: str) -> None:
@@ -68,13 +68,13 @@ def private_round(
     ) -> _Total:
         request = content({**get_weights(head), **arrays})
         request["config"] = task_record(roster.prepared.task.labels)
-        if settings.secure_sums:
-            came = secure_total(grid, clients, "private", request, length, settings.round_deadline, refuse, costs)
+        if settings.secure_aggregation:
+            came = secure_total(grid, clients, "private", request, length, settings.round_timeout, refuse, costs)
             _enough(len(came.clients), settings)
             return came.total, came.clients
         summed, those = np.zeros(length), []
         requests: dict[Client, RecordDict] = dict.fromkeys(clients, request)
-        for client, reply in ask(grid, "private", requests, settings.round_deadline, refuse, costs):
+        for client, reply in ask(grid, "private", requests, settings.round_timeout, refuse, costs):
             try:
                 vector = weights_of(reply)["private"].astype(np.float64)
                 if vector.shape != summed.shape or not np.isfinite(vector).all():
@@ -88,8 +88,8 @@ def private_round(
         _enough(len(those), settings)
         return summed, those
 
-    able = [roster.clients[number] for number in roster.able()]
-    middle, clients = total({}, able, mechanism.bounded_middle, mechanism.dimensions)
+    eligible = [roster.clients[number] for number in roster.eligible()]
+    middle, clients = total({}, eligible, mechanism.bounded_middle, mechanism.dimensions)
     units = len(clients) if mechanism.unit == "client" else sum(client.clips for client in clients)
     mechanism = mechanism.centred(middle, units, generator)
     assert mechanism.centre is not None

@@ -18,18 +18,18 @@ from flwr.serverapp import Grid
 
 from wordflock.errors import WordflockError
 from wordflock.federation.messages import failure_of, metric, printable, task_record, words_of
+from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.progress import going_on
 from wordflock.randomness import numpy_generator
-from wordflock.settings import FederationSettings, ServerSettings
 
 if TYPE_CHECKING:
     from wordflock.prepare import Prepared  # which a client, that needs this module too, has no use for
 
-LONGEST_PAUSE = 0.5  # seconds between two looks at what has come in
-GLANCE = 0.2  # seconds between two sayings of it in the bar
+MAX_POLL_INTERVAL = 0.5  # seconds between two looks at what has come in
+PROGRESS_INTERVAL = 0.2  # seconds between two sayings of it in the bar
 REMINDER = 60.0  # seconds of waiting after which a line says what is waited for
 INTRODUCTION = 60.0  # seconds that a node has to say who it is, before it is asked again
-MOST_LISTED = 10  # clients
+MAX_LISTED = 10  # clients
 GRACE = 15.0  # seconds that those who are enough wait for the others
 APP_FAILED = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
@@ -41,7 +41,7 @@ class Client:
     number: int
     node: int
     clips: int
-    held_back: int
+    holdout: int
     encode_seconds: float
     processor: str
     name: str
@@ -59,7 +59,7 @@ class Roster:
     prepared: Prepared
     clients: dict[int, Client] = field(default_factory=dict)  # by number: all that ever introduced themselves
     connected: set[int] = field(default_factory=set)  # nodes
-    late: dict[int, int] = field(default_factory=dict)  # clients to the last round that they owe an answer of
+    stragglers: dict[int, int] = field(default_factory=dict)  # clients to the last round that they owe an answer of
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
     _turned_away: set[int] = field(default_factory=set)  # nodes
 
@@ -67,7 +67,7 @@ class Roster:
     def _devices(self) -> bool:
         return isinstance(self.settings, ServerSettings)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """See who came and who left: ask new nodes who they are, and take in the answers that are there."""
         before = self.connected
         self.connected = set(self.grid.get_node_ids())
@@ -79,7 +79,7 @@ class Roster:
             elif client.node in back:
                 print(f"client {client} is back")
         now = time.monotonic()
-        patience = INTRODUCTION if self._devices else self.settings.round_deadline
+        patience = INTRODUCTION if self._devices else self.settings.round_timeout
         self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < patience}
         busy = {node for node, _ in self._asked.values()} | self._turned_away
         new = sorted(self.connected - busy - {client.node for client in self.clients.values()})
@@ -92,58 +92,58 @@ class Roster:
                 if self._asked.pop(reply.metadata.reply_to_message_id, None) is not None:
                     self._welcome(reply.metadata.src_node_id, reply)
 
-    def gather(self, least: int, seconds: float) -> None:
+    def wait_for(self, least: int, seconds: float) -> None:
         """Wait until `least` clients can train and every node that is there has said who it is.
 
         Raises WordflockError where they do not come within `seconds`.
         """
         clients = f"{least} client{'s' if least > 1 else ''}"
         for _ in waiting(seconds, lambda: f"for {clients}; connected and able: {self._listed()}"):
-            self.look()
+            self.refresh()
             now = time.monotonic()
             # One that lost power may be listed for a minute more; it must not keep all others waiting.
             grace = GRACE if self._devices else math.inf
-            if len(self.able()) >= least and all(now - asked > grace for _, asked in self._asked.values()):
+            if len(self.eligible()) >= least and all(now - asked > grace for _, asked in self._asked.values()):
                 return
             if not self._devices and not self._asked:
                 break  # in a simulation all are there from the start
-        small = [client for client in self.clients.values() if client.clips < self.settings.least_clips]
+        small = [client for client in self.clients.values() if client.clips < self.settings.required_clips]
         if len(small) == len(self.clients) > 0:
             raise WordflockError(
-                f"No client has the {self.settings.least_clips} clips it needs; lower --batch-size or --min-clips."
+                f"No client has the {self.settings.required_clips} clips it needs; lower --batch-size or --min-clips."
             )
         raise WordflockError(
-            f"{len(self.able())} of the {least} clients that a round needs came (within {seconds:.0f} s); "
+            f"{len(self.eligible())} of the {least} clients that a round needs came (within {seconds:.0f} s); "
             "start more clients, or lower --min-clients and --min-replies."
         )
 
-    def able(self, *, held_back: bool = False) -> list[int]:
+    def eligible(self, *, holdout: bool = False) -> list[int]:
         """The clients, in rising order, that are there and have enough clips for training, or hold any back."""
-        least = 1 if held_back else self.settings.least_clips
+        least = 1 if holdout else self.settings.required_clips
         return sorted(
             client.number
             for client in self.clients.values()
-            if client.node in self.connected and (client.held_back if held_back else client.clips) >= least
+            if client.node in self.connected and (client.holdout if holdout else client.clips) >= least
         )
 
-    def pool(self, number: int, *, held_back: bool = False) -> list[int]:
+    def candidates(self, number: int, *, holdout: bool = False) -> list[int]:
         """The clients that those of round `number` are drawn from: all that are able and not late.
 
         Who owes an answer sits out the rest of that round and the next one, if there are enough others.
         """
-        able = self.able(held_back=held_back)
-        prompt = [client for client in able if self.late.get(client, -2) < number - 1]
-        return prompt if len(prompt) >= self.settings.min_replies else able
+        eligible = self.eligible(holdout=holdout)
+        prompt = [client for client in eligible if self.stragglers.get(client, -2) < number - 1]
+        return prompt if len(prompt) >= self.settings.min_replies else eligible
 
     def sample(
-        self, what: str, number: int, *attempt: int, held_back: bool = False, last: Mapping[int, int] | None = None
+        self, what: str, number: int, *attempt: int, holdout: bool = False, last: Mapping[int, int] | None = None
     ) -> list[int]:
         """The clients of a round, in rising order: as many as the settings ask for, of those that are able.
 
         Clients in `last` are drawn only where there are not enough others, those with a lower number there first.
         """
         generator = numpy_generator(self.settings.seed, "sample", what, number, *attempt)
-        drawn: list[int] = generator.permutation(self.pool(number, held_back=held_back)).tolist()
+        drawn: list[int] = generator.permutation(self.candidates(number, holdout=holdout)).tolist()
         drawn.sort(key=lambda client: (last or {}).get(client, 0))
         return sorted(drawn[: self.settings.clients_per_round])
 
@@ -160,7 +160,7 @@ class Roster:
                 number=int(metric(reply, "client")),
                 node=node,
                 clips=int(metric(reply, "num-examples")),
-                held_back=int(metric(reply, "held-back")),
+                holdout=int(metric(reply, "holdout")),
                 encode_seconds=float(metric(reply, "encode-seconds")),
                 processor=words_of(reply, "processor"),
                 name=words_of(reply, "name"),
@@ -186,17 +186,17 @@ class Roster:
         self.clients[client.number] = client
         if self._devices:
             print(f"client {client} is here, with {client.clips} clips", flush=True)
-        if client.clips < self.settings.least_clips:
-            print(f"skipped: client {client} has {client.clips} clips, and the least is {self.settings.least_clips}")
+        if client.clips < self.settings.required_clips:
+            print(f"skipped: client {client} has {client.clips} clips, and the least is {self.settings.required_clips}")
 
     def _listed(self) -> str:
-        return listed([self.clients[number] for number in self.able()])
+        return listed([self.clients[number] for number in self.eligible()])
 
 
 def listed(clients: Sequence[Client]) -> str:
     """Some clients, as a line has room for."""
-    more = [f"{len(clients) - MOST_LISTED} more"] * (len(clients) > MOST_LISTED)
-    return ", ".join([*map(str, clients[:MOST_LISTED]), *more]) or "none"
+    more = [f"{len(clients) - MAX_LISTED} more"] * (len(clients) > MAX_LISTED)
+    return ", ".join([*map(str, clients[:MAX_LISTED]), *more]) or "none"
 
 
 def answered(reply: Message) -> bool:
@@ -206,10 +206,10 @@ def answered(reply: Message) -> bool:
 
 def collect(grid: Grid, messages: Sequence[Message], seconds: float, what: Callable[[list[int]], str]) -> list[Message]:
     """Send messages and return the replies that come within `seconds`; `what` says which nodes are waited for."""
-    return [reply for reply in answers(grid, messages, seconds, what) if reply is not None]
+    return [reply for reply in replies_to(grid, messages, seconds, what) if reply is not None]
 
 
-def answers(
+def replies_to(
     grid: Grid,
     messages: Sequence[Message],
     seconds: float,
@@ -265,11 +265,11 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
         now = time.monotonic()
         if now - started >= seconds:
             return
-        if now - told >= GLANCE:
+        if now - told >= PROGRESS_INTERVAL:
             told = now
             going_on(f"waiting {what()}")
         if now - said >= REMINDER:
             said = now
             print(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)", flush=True)
         if last == before:
-            time.sleep(min(LONGEST_PAUSE, 0.002 + 0.05 * (now - last), seconds - (now - started)))
+            time.sleep(min(MAX_POLL_INTERVAL, 0.002 + 0.05 * (now - last), seconds - (now - started)))

@@ -19,10 +19,11 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
-from wordflock.federation.closed_form_round import exact_round
+from wordflock.federation.closed_form_round import closed_form_round
 from wordflock.federation.costs import Costs, cost_of
 from wordflock.federation.messages import (
     Weights,
+    apply_delta,
     content,
     failure_of,
     metric,
@@ -30,30 +31,29 @@ from wordflock.federation.messages import (
     printable,
     task_record,
     weights_of,
-    widened,
 )
 from wordflock.federation.private import clipped, noised, private_round
-from wordflock.federation.roster import Client, Roster, answered, answers, collect, listed
-from wordflock.federation.secure.masking import parted
+from wordflock.federation.roster import Client, Roster, answered, collect, listed, replies_to
+from wordflock.federation.secure.masking import unflatten
 from wordflock.federation.secure.server import secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
+from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
-from wordflock.head.closed_form import SumsFolder
+from wordflock.head.closed_form import StatisticsFolder
 from wordflock.head.metrics import Score
 from wordflock.head.torch_head import Head
-from wordflock.head.training import put_solution
+from wordflock.head.training import load_solution
 from wordflock.privacy.accounting import Releases, next_noise, rounds_clip
-from wordflock.settings import FederationSettings, ServerSettings
 
 ATTEMPTS = 3  # at one round, each with other clients
 DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first
-LARGEST_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
+MAX_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
 AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
 NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundResult:
     """What a round brought."""
 
     weights: dict[str, NDArray[np.float32]]
@@ -87,9 +87,9 @@ def averaged_round(
     number: int,
     weights: Weights,
     released: Releases = (),
-) -> Outcome:
+) -> RoundResult:
     """Clients train the head, and the strategy makes one of theirs; `released` are the private rounds before."""
-    if settings.secure_sums:
+    if settings.secure_aggregation:
         return _secure_round(grid, roster, settings, strategy, number, weights)
     mean, costs, problems, draw = _train_round(grid, roster, settings, strategy, number, weights)
     head, release = mean.head, None
@@ -97,7 +97,7 @@ def averaged_round(
         left = settings.rounds + 1 - number
         noise = next_noise(settings.dp_epsilon, settings.dp_delta, draw, left, released)
         head, release = noised(head, settings, noise, len(costs)), (noise, *draw)
-    return Outcome(
+    return RoundResult(
         weights=aggregate(strategy, number, [mean.message(head)]),
         loss=mean.loss if release is None else None,  # which would be one more release
         release=release,
@@ -108,7 +108,7 @@ def averaged_round(
 
 def _secure_round(
     grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> Outcome:
+) -> RoundResult:
     """Clients train the head, and the strategy gets the mean of theirs in place of each.
 
     What is checked is the mean, for no client's head is seen. Raises WordflockError where it is none.
@@ -119,22 +119,22 @@ def _secure_round(
         problems.append(f"client {client} {problem}")
         print(f"round {number}: {problems[-1]}", flush=True)
 
-    roster.look()
+    roster.refresh()
     chosen = [roster.clients[client] for client in roster.sample("train", number, 0)]
     config = task_record(roster.prepared.task.labels)
     request = train_messages(strategy, number, weights, [client.node for client in chosen], config)[0].content
     length = sum(array.size for array in weights.values()) + 2
-    came = secure_total(grid, chosen, "train", request, length, settings.round_deadline, refuse, costs)
+    came = secure_total(grid, chosen, "train", request, length, settings.round_timeout, refuse, costs)
     if len(came.clients) < settings.min_replies:
         raise WordflockError(f"{len(came.clients)} clients trained, and {settings.min_replies} are needed.")
     clips, loss = float(came.total[-2]), float(came.total[-1])
-    update = parted(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
+    update = unflatten(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
     mean = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
     reply = Message(content(mean, num_examples=clips, loss=loss / max(clips, 1.0)), 0, MessageType.TRAIN)
     _, problem = checked_head(reply, weights, sum(client.clips for client in came.clients), longest_step(weights))
     if problem:
         raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
-    return Outcome(
+    return RoundResult(
         weights=aggregate(strategy, number, [reply]),
         loss=loss / clips,
         problems=problems,
@@ -142,19 +142,21 @@ def _secure_round(
     )
 
 
-def solved_round(grid: Grid, roster: Roster, settings: FederationSettings, head: Head, folder: Path) -> Outcome:
+def closed_form_result(
+    grid: Grid, roster: Roster, settings: FederationSettings, head: Head, folder: Path
+) -> RoundResult:
     """Clients send sums, and the head's last layer is solved from them; the sums stay in the run's folder."""
     if settings.dp_epsilon is not None:
         private = private_round(grid, roster, settings, head)
-        put_solution(head, private.solution)
+        load_solution(head, private.solution)
         report = private.mechanism.report("server")
-        return Outcome(get_weights(head), None, private.problems, private.costs, report)
-    kept = SumsFolder(folder / "sums")
-    keep = kept.keep_client if settings.keep == "client-sums" else lambda client, sums: None
-    result = exact_round(grid, roster, settings, head, keep)
+        return RoundResult(get_weights(head), None, private.problems, private.costs, report)
+    kept = StatisticsFolder(folder / "statistics")
+    keep = kept.keep_client if settings.keep_statistics == "by-client" else lambda client, sums: None
+    result = closed_form_round(grid, roster, settings, head, keep)
     kept.write(result.scale, result.total)
-    put_solution(head, result.solution)
-    return Outcome(get_weights(head), None, result.problems, result.costs)
+    load_solution(head, result.solution)
+    return RoundResult(get_weights(head), None, result.problems, result.costs)
 
 
 def _train_round(
@@ -169,12 +171,12 @@ def _train_round(
     problems: list[str] = []
     asked: dict[int, int] = {}  # clients that were in this round already, and how they did
     for attempt in range(ATTEMPTS):
-        roster.look()
-        if len(roster.able()) < quorum:
-            seconds = settings.client_deadline if isinstance(settings, ServerSettings) else settings.round_deadline
-            roster.gather(quorum, seconds)
+        roster.refresh()
+        if len(roster.eligible()) < quorum:
+            seconds = settings.client_timeout if isinstance(settings, ServerSettings) else settings.round_timeout
+            roster.wait_for(quorum, seconds)
         chosen = [roster.clients[client] for client in roster.sample("train", number, attempt, last=asked)]
-        draw = len(chosen), len(chosen) if asked else len(roster.pool(number))
+        draw = len(chosen), len(chosen) if asked else len(roster.candidates(number))
         by_node = {client.node: client for client in chosen}
         if isinstance(settings, ServerSettings):
             print(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected", flush=True)
@@ -182,12 +184,12 @@ def _train_round(
         messages = train_messages(strategy, number, weights, list(by_node), config)  # in the order of `chosen`
         for message in messages:
             message.metadata.group_id = str(number)
-            message.metadata.ttl = settings.round_deadline  # a client that comes back later need not do it any more
+            message.metadata.ttl = settings.round_timeout  # a client that comes back later need not do it any more
         mean, costs, longest = Mean(), list[dict[str, Any]](), longest_step(weights)
-        came = answers(
+        came = replies_to(
             grid,
             messages,
-            settings.round_deadline,
+            settings.round_timeout,
             lambda nodes, by_node=by_node: (  # type: ignore[misc]
                 f"for round {number} ({len(by_node) - len(nodes)} of {len(by_node)} replied): "
                 f"{listed([by_node[node] for node in nodes])}"
@@ -196,7 +198,7 @@ def _train_round(
         )
         for client, reply in zip(chosen, came, strict=True):
             if reply is None or not answered(reply):
-                roster.late[client.number], problem = number, "did not answer in time"
+                roster.stragglers[client.number], problem = number, "did not answer in time"
             else:
                 head, problem = checked_head(reply, weights, client.clips, longest)
             asked[client.number] = FAILED if problem else DID_WELL
@@ -223,7 +225,11 @@ def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -
     if reply.has_error():
         return {}, failure_of(reply)
     try:
-        head, claimed, loss = widened(weights_of(reply), weights), metric(reply, "num-examples"), metric(reply, "loss")
+        head, claimed, loss = (
+            apply_delta(weights_of(reply), weights),
+            metric(reply, "num-examples"),
+            metric(reply, "loss"),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return {}, f"sent something that is no head ({printable(error)})"
     problem = ""
@@ -235,7 +241,7 @@ def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -
         problem = "sent numbers that are not float32"
     elif not np.isfinite(loss):
         problem = "reports a loss that is no finite number"
-    elif not _norm(head.values()) + longest / LARGEST_UPDATE <= longest + 1:
+    elif not _norm(head.values()) + longest / MAX_UPDATE <= longest + 1:
         # Nearly always the norms of the head and of the weights show that the one between them is short enough, for it
         # is no longer than both together: that is one reading of the head, and of numbers not finite they show nothing.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -249,25 +255,24 @@ def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -
 
 def longest_step(weights: Weights) -> float:
     """The norm of an update beyond which it is no training's."""
-    return LARGEST_UPDATE * (1 + _norm(weights.values()))
+    return MAX_UPDATE * (1 + _norm(weights.values()))
 
 
 def clients_score(
     grid: Grid, roster: Roster, settings: FederationSettings, number: int, weights: Weights
 ) -> Score | None:
-    """Accuracy and loss on the held-back clips of some clients; None where nobody holds any back."""
-    chosen = [roster.clients[client] for client in roster.sample("evaluate", number, held_back=True)]
-    held_back = {client.node: client.held_back for client in chosen}
+    """Accuracy and loss on the holdout clips of some clients; None where nobody holds any back."""
+    chosen = [roster.clients[client] for client in roster.sample("evaluate", number, holdout=True)]
+    holdout = {client.node: client.holdout for client in chosen}
     head = content(weights)
     head["config"] = task_record(roster.prepared.task.labels)
     messages = [
-        Message(head, node, MessageType.EVALUATE, ttl=settings.round_deadline, group_id=str(number))
-        for node in held_back
+        Message(head, node, MessageType.EVALUATE, ttl=settings.round_timeout, group_id=str(number)) for node in holdout
     ]
     replies = []
-    came = collect(grid, messages, settings.round_deadline, lambda nodes: f"for the accuracy of {len(nodes)}")
+    came = collect(grid, messages, settings.round_timeout, lambda nodes: f"for the accuracy of {len(nodes)}")
     heard = {reply.metadata.src_node_id for reply in came if answered(reply)}
-    roster.late |= {client.number: number for client in chosen if client.node not in heard}
+    roster.stragglers |= {client.number: number for client in chosen if client.node not in heard}
     for reply in came:
         try:
             figures = (
@@ -275,7 +280,7 @@ def clients_score(
             )
         except (KeyError, TypeError):
             continue
-        if figures and figures[0] == held_back[reply.metadata.src_node_id] and 0 <= figures[1] <= 1:
+        if figures and figures[0] == holdout[reply.metadata.src_node_id] and 0 <= figures[1] <= 1:
             replies.append(reply)
     if not replies:
         return None

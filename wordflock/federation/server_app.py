@@ -20,20 +20,21 @@ from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import server_side
 from wordflock.federation.messages import pack_head
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import NO_SCORE, Outcome, averaged_round, clients_score, solved_round
+from wordflock.federation.rounds import NO_SCORE, RoundResult, averaged_round, clients_score, closed_form_result
 from wordflock.federation.strategy import get_state, make_strategy, set_state
+from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.checkpoint import get_weights, load_checkpoint, set_weights
 from wordflock.head.metrics import Score
 from wordflock.head.torch_head import count_parameters
 from wordflock.head.training import evaluate_head
 from wordflock.partition import federation
-from wordflock.prepare import settled
+from wordflock.prepare import resolved
 from wordflock.privacy.accounting import Releases, rounds_report
 from wordflock.privacy.mechanism import format_privacy
 from wordflock.progress import progress
 from wordflock.run import Run, checkpoint_of, finish, new_head
-from wordflock.settings import FederationSettings, ServerSettings, check_privacy
+from wordflock.settings import CLOSED_FORM
 
 app = ServerApp()
 
@@ -58,14 +59,14 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     Every round's head is kept before the next begins, with the state of the strategy's optimizer; a run that is
     resumed goes on from there. Raises WordflockError where too few clients answer.
     """
-    check_privacy(settings)
+    settings.check_privacy()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
     devices = isinstance(settings, ServerSettings)
     grid = cast(Grid, _Packing(grid)) if devices else grid
     mode = "server" if devices else "simulate"
     started = time.perf_counter()
     prepared = server_side(settings) if isinstance(settings, ServerSettings) else federation(settings).prepared
-    settings = settled(settings, prepared)
+    settings = resolved(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
     labels, validation = prepared.task.labels, prepared.features["validation"]
@@ -77,8 +78,8 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         weights, done = _go_on(run, strategy, weights)
     set_weights(head, weights)
     # The round in closed form is the only one, or comes before the first.
-    exact, rounds = (1, 1) if settings.strategy == "exact" else (0, settings.rounds)
-    first = max(done + 1, exact if "exact" in (settings.strategy, settings.start) else 1)
+    exact, rounds = (1, 1) if settings.closed_form else (0, settings.rounds)
+    first = max(done + 1, exact if CLOSED_FORM in (settings.strategy, settings.init) else 1)
     print(f"head parameters = {count_parameters(head):,}")
     if done >= 0:
         print(f"going on after round {done}")
@@ -86,19 +87,19 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         score = evaluate_head(head, validation, labels)
         print(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
-    outcome: Outcome | None = None
+    outcome: RoundResult | None = None
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
     with progress("rounds", rounds, "rounds", relay=devices) as advance:
         advance(first - 1)
         if isinstance(settings, ServerSettings):
-            roster.gather(settings.min_clients, settings.client_deadline)
+            roster.wait_for(settings.min_clients, settings.client_timeout)
         else:
-            roster.gather(1, settings.round_deadline)
+            roster.wait_for(1, settings.round_timeout)
         for number in range(first, rounds + 1):
             round_started = time.perf_counter()
             if number == exact:
-                outcome = solved_round(grid, roster, settings, head, run.folder)
+                outcome = closed_form_result(grid, roster, settings, head, run.folder)
             else:
                 outcome = averaged_round(grid, roster, settings, strategy, number, weights, _releases(run))
             weights = outcome.weights
@@ -114,11 +115,11 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             best = run.record("round", checkpoint, **line)
             _forget_strategies(run.folder, number)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
-            able = f"of {len(roster.able())} " if devices else ""
+            eligible = f"of {len(roster.eligible())} " if devices else ""
             own = f"clients' own = {client_score.accuracy:.4f}, " if client_score else ""
             print(
                 f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
-                f"{len(outcome.clients)} {able}clients, {line['seconds']:.1f} s{' (best)' if best else ''}",
+                f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}",
                 flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
@@ -142,7 +143,9 @@ class _Packing:
         return self._push(messages)
 
 
-def _line(outcome: Outcome, score: Score, client_score: Score | None, seconds: float, *, costs: bool) -> dict[str, Any]:
+def _line(
+    outcome: RoundResult, score: Score, client_score: Score | None, seconds: float, *, costs: bool
+) -> dict[str, Any]:
     """A round's line in the history, but for its number and the validation accuracy."""
     return {
         "train_loss": outcome.loss,
@@ -164,7 +167,7 @@ def _releases(run: Run) -> Releases:
     return tuple((noise, drawn, among) for noise, drawn, among in releases)
 
 
-def _sum_up(run: Run, outcome: Outcome | None, settings: FederationSettings, *, devices: bool) -> dict[str, Any]:
+def _sum_up(run: Run, outcome: RoundResult | None, settings: FederationSettings, *, devices: bool) -> dict[str, Any]:
     """What metrics.json says of all rounds; prints what each of real devices paid."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]

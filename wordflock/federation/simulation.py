@@ -8,7 +8,7 @@ from pathlib import Path
 from wordflock.federation import client_app
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.server_app import federate
-from wordflock.settings import FederationSettings
+from wordflock.federation_settings import FederationSettings
 
 
 def simulate(settings: FederationSettings) -> Path:

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 from numpy.typing import NDArray
 
 from wordflock.federation.messages import Weights, content, to_record
-from wordflock.settings import FederationSettings
+from wordflock.federation_settings import FederationSettings
 
 GROUP = 16  # heads that are added in float32
 SLOTS = ("momentum_vector", "m_t", "v_t")  # where Flower's strategies keep their optimizer's state

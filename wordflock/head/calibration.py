@@ -24,65 +24,65 @@ class Calibration:
 
 
 def calibrate(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], keywords: int, rejected: float = REJECTED_SHARE
+    logits: NDArray[np.float32], targets: NDArray[np.int64], keywords: int, rejected: float = REJECTED_SHARE
 ) -> Calibration:
     """The calibration that suits logits of shape (clips, labels), the first `keywords` labels being keywords.
 
     The temperature is the one of least cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is as high as
     it can be with no more than the share `rejected` of the keywords recognised lost to it; 0 where none is recognised.
     """
-    temperature = _temperature(logits, truth)
-    shares, best = probabilities(logits / temperature), logits.argmax(axis=1)
-    sure = np.sort(shares[np.arange(len(truth)), best][(best == truth) & (truth < keywords)])
-    return Calibration(temperature, float(sure[int(len(sure) * rejected)]) if len(sure) else 0.0)
+    temperature = _temperature(logits, targets)
+    probability, best = probabilities(logits / temperature), logits.argmax(axis=1)
+    confidence = np.sort(probability[np.arange(len(targets)), best][(best == targets) & (targets < keywords)])
+    return Calibration(temperature, float(confidence[int(len(confidence) * rejected)]) if len(confidence) else 0.0)
 
 
-def _temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+def _temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
     """The cross-entropy is convex in 1/T, and least where the softmax expects the logit of the truth, on average.
 
     By bisection: scipy.optimize takes longer to import than all of this.
     """
     low, high = TEMPERATURES
-    right = logits[np.arange(len(truth)), truth].mean(dtype=np.float64)
+    correct = logits[np.arange(len(targets)), targets].mean(dtype=np.float64)
     for _ in range(50):
-        middle = float(np.sqrt(low * high))
-        expected = (probabilities(logits / np.float32(middle)) * logits).sum(axis=1).mean()
-        low, high = (middle, high) if expected > right else (low, middle)
+        midpoint = float(np.sqrt(low * high))
+        expected = (probabilities(logits / np.float32(midpoint)) * logits).sum(axis=1).mean()
+        low, high = (midpoint, high) if expected > correct else (low, midpoint)
     return low
 
 
-def answers(
+def decide(
     logits: NDArray[np.float32], labels: Sequence[str], calibration: Calibration
 ) -> tuple[list[str], NDArray[np.float64]]:
     """What to say of clips, and how probable their most probable labels are.
 
     A keyword that is less probable than the threshold is not believed, and becomes `_unknown_`.
     """
-    shares = probabilities(logits / np.float32(calibration.temperature))
-    named, sure = [labels[best] for best in shares.argmax(axis=1)], shares.max(axis=1)
-    believed = sure >= calibration.threshold
-    said = [name if yes or name == SILENCE else UNKNOWN for name, yes in zip(named, believed, strict=True)]
-    return said, sure
+    probability = probabilities(logits / np.float32(calibration.temperature))
+    named, confidence = [labels[best] for best in probability.argmax(axis=1)], probability.max(axis=1)
+    believed = confidence >= calibration.threshold
+    predictions = [name if yes or name == SILENCE else UNKNOWN for name, yes in zip(named, believed, strict=True)]
+    return predictions, confidence
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """The softmax of logits of shape (clips, labels)."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    probability: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probability
 
 
-def cross_entropy(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+def cross_entropy(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
     """Its mean over clips, in nats."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]).mean())
+    shift = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shift).sum(axis=1)) - shift[np.arange(len(targets)), targets]).mean())
 
 
-def calibration_error(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+def calibration_error(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
     """The expected calibration error: how far accuracy and confidence are apart, on average over clips, in 15 bins of
     equal width (Guo et al. 2017)."""
-    shares = probabilities(logits)
-    sure, right = shares.max(axis=1), logits.argmax(axis=1) == truth
-    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, right, BINS) - np.bincount(bins, sure, BINS)
-    return float(np.abs(gaps).sum() / len(truth))
+    probability = probabilities(logits)
+    confidence, correct = probability.max(axis=1), logits.argmax(axis=1) == targets
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, correct, BINS) - np.bincount(bins, confidence, BINS)
+    return float(np.abs(gaps).sum() / len(targets))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.encoder.spec import LONGEST_WINDOW, SHORTEST_WINDOW, FeatureSpec, names_layers
+from wordflock.encoder.spec import MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_layers
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.calibration import Calibration
 from wordflock.head.numpy_head import Projection, shapes
-from wordflock.settings import PRECISIONS, RUNTIMES
+from wordflock.settings import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +104,7 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError("a label stands twice")
     if not 0 < checkpoint.calibration.temperature < math.inf or not 0 <= checkpoint.calibration.threshold <= 1:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
-    if not SHORTEST_WINDOW <= spec.window <= LONGEST_WINDOW or not names_layers(spec.layer):
+    if not MIN_WINDOW <= spec.window <= MAX_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
     if checkpoint.random_features and (checkpoint.head, type(checkpoint.training["seed"])) != ("normalized", int):
         raise ValueError(f"no head {checkpoint.head} has random features")
@@ -112,8 +112,8 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
     if spec.precision not in PRECISIONS:
         raise ValueError(f"no encoder computes in {spec.precision}")
-    if spec.runtime not in RUNTIMES:
-        raise ValueError(f"no encoder is computed by {spec.runtime}")
+    if spec.backend not in BACKENDS:
+        raise ValueError(f"no encoder is computed by {spec.backend}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
         raise TypeError("weights are not float32")
     theirs = shapes(checkpoint.head, spec.frames, checkpoint.width, len(labels), checkpoint.projection)

@@ -29,7 +29,7 @@ RIDGES = (1e-3, 1e-2, 1e-1)  # times the mean diagonal of the Gram matrix
 
 
 @dataclass(frozen=True)
-class Moments:
+class ScaleStatistics:
     """Sums over clips that say where representations lie: what must be known before they can be standardised."""
 
     counts: Array  # (labels,), clips
@@ -37,13 +37,13 @@ class Moments:
     squares: Array  # (d,), Σ z²
 
     @classmethod
-    def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], count: int) -> Moments:
+    def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], count: int) -> ScaleStatistics:
         """The moments of representations of shape (clips, d), with `count` labels in the task."""
         z = z.astype(np.float64)
         return cls(np.bincount(labels, minlength=count).astype(np.float64), z.sum(axis=0), np.square(z).sum(axis=0))
 
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.counts + other.counts, self.total + other.total, self.squares + other.squares)
+    def __add__(self, other: ScaleStatistics) -> ScaleStatistics:
+        return ScaleStatistics(self.counts + other.counts, self.total + other.total, self.squares + other.squares)
 
     def packed(self) -> dict[str, Array]:
         """The arrays of a message."""
@@ -55,7 +55,7 @@ class Moments:
         return {"counts": (labels,), "total": (size,), "squares": (size,)}
 
     @classmethod
-    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Moments:
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> ScaleStatistics:
         """The moments in a message. Raises ValueError where they cannot be any."""
         shapes = cls.shapes(size, labels)
         if {name: array.shape for name, array in arrays.items()} != shapes:
@@ -103,7 +103,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Sums:
+class Statistics:
     """Weighted sums over clips of x xᵀ and x yᵀ, where x is the standardised representation with a one at its end,
     and y the label as a unit vector."""
 
@@ -112,7 +112,7 @@ class Sums:
     counts: Array  # (labels,), clips, unweighted
 
     @classmethod
-    def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], scale: Scale) -> Sums:
+    def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], scale: Scale) -> Statistics:
         """The sums of representations of shape (clips, d)."""
         x = np.ones((len(z), z.shape[1] + 1))
         np.divide(z - scale.mean, scale.deviation, out=x[:, :-1])
@@ -122,17 +122,17 @@ class Sums:
         x *= np.sqrt(scale.label_weights[labels])[:, None]
         return cls(_triangle(x), cross, np.bincount(labels, minlength=len(scale.label_weights)).astype(np.float64))
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.triangle + other.triangle, self.cross + other.cross, self.counts + other.counts)
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(self.triangle + other.triangle, self.cross + other.cross, self.counts + other.counts)
 
-    def __iadd__(self, other: Sums) -> Sums:
+    def __iadd__(self, other: Statistics) -> Statistics:
         """Adds in place: a running total makes no new arrays."""
         for mine, theirs in ((self.triangle, other.triangle), (self.cross, other.cross), (self.counts, other.counts)):
             np.add(mine, theirs, out=mine)
         return self
 
-    def __sub__(self, other: Sums) -> Sums:
-        return Sums(self.triangle - other.triangle, self.cross - other.cross, self.counts - other.counts)
+    def __sub__(self, other: Statistics) -> Statistics:
+        return Statistics(self.triangle - other.triangle, self.cross - other.cross, self.counts - other.counts)
 
     @property
     def gram(self) -> Array:
@@ -157,7 +157,7 @@ class Sums:
         return {"triangle": ((size + 1) * (size + 2) // 2,), "cross": (size + 1, labels), "counts": (labels,)}
 
     @classmethod
-    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Sums:
+    def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Statistics:
         """The sums in a message, for representations of `size` coordinates.
 
         Raises ValueError where they cannot be sums of squares: wrong shapes, not finite, a negative diagonal.
@@ -196,32 +196,32 @@ def _triangle(x: Array) -> Array:
     return triangle
 
 
-class SumsFolder:
+class StatisticsFolder:
     """Sums kept on disk, as safetensors files: the total with the scale, and what single clients sent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, scale: Scale, total: Sums) -> None:
+    def write(self, scale: Scale, total: Statistics) -> None:
         """Keep the total."""
         arrays = {"triangle": total.triangle, "cross": total.cross, "counts": total.counts}
         self._save("total", {**arrays, **scale.packed()})
 
-    def keep_client(self, client: int, sums: Sums) -> None:
+    def keep_client(self, client: int, sums: Statistics) -> None:
         """Keep what a client sent."""
         self._save(f"client-{client}", {"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
 
-    def read(self) -> tuple[Scale, Sums]:
+    def read(self) -> tuple[Scale, Statistics]:
         """The scale and the total. Raises WordflockError where there are none."""
         arrays = self._load("total")
-        return Scale.unpacked(arrays), Sums(arrays["triangle"], arrays["cross"], arrays["counts"])
+        return Scale.unpacked(arrays), Statistics(arrays["triangle"], arrays["cross"], arrays["counts"])
 
-    def client(self, client: int) -> Sums | None:
+    def client(self, client: int) -> Statistics | None:
         """What a client sent, where it was kept."""
         if not (self.folder / f"client-{client}.safetensors").exists():
             return None
         arrays = self._load(f"client-{client}")
-        return Sums(arrays["triangle"], arrays["cross"], arrays["counts"])
+        return Statistics(arrays["triangle"], arrays["cross"], arrays["counts"])
 
     def drop_client(self, client: int) -> None:
         """Delete what a client sent."""
@@ -245,7 +245,7 @@ class Solution:
     error: float  # generalised cross-validation, per clip
 
 
-def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solution:
+def solve(sums: Statistics, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solution:
     """The ridge regression with the penalty of least generalised cross-validation (Golub, Heath & Wahba 1979), which
     needs the sums and no clip. Cholesky in float64; the constant is not penalised.
 
@@ -271,7 +271,7 @@ def solve(sums: Sums, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solutio
     return min(solutions, key=lambda solution: solution.error)
 
 
-def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:
+def _solve(gram: Array, sums: Statistics, scale: Scale, ridge: float) -> Solution:
     from scipy.linalg import cho_solve, cholesky
     from scipy.linalg.lapack import dtrtri
 
@@ -294,9 +294,9 @@ def _solve(gram: Array, sums: Sums, scale: Scale, ridge: float) -> Solution:
     return Solution(weight.T.copy(), solution[-1] - scale.mean @ weight, ridge, validated)
 
 
-def widened(
-    scale: Scale, total: Sums, labels: Sequence[str], placed: Sequence[str], arriving: NDArray[np.float64]
-) -> tuple[Scale, Sums]:
+def add_labels(
+    scale: Scale, total: Statistics, labels: Sequence[str], placed: Sequence[str], arriving: NDArray[np.float64]
+) -> tuple[Scale, Statistics]:
     """The scale and the sums of a head with `labels`, for one with the labels `placed`: new ones have nothing in the
     sums yet, and their `arriving` clips will weigh as much in all as those of another label do on average.
 
@@ -311,4 +311,4 @@ def widened(
         if not arriving[place]:
             raise WordflockError(f"The new word {placed[place]!r} has no training clips.")
         weights[place] = float((scale.label_weights * total.counts).mean()) / arriving[place]
-    return replace(scale, label_weights=weights), Sums(total.triangle, cross, counts)
+    return replace(scale, label_weights=weights), Statistics(total.triangle, cross, counts)

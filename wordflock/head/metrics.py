@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.head.calibration import Calibration, answers, calibration_error, cross_entropy
+from wordflock.head.calibration import Calibration, calibration_error, cross_entropy, decide
 
 UNCALIBRATED = Calibration()
 
@@ -28,8 +28,8 @@ class Score:
     labels: list[str]
     parameters: int
     threshold: float = 0.0  # the checkpoint's, below which a keyword is not believed
-    answered_accuracy: float = 0.0  # of what is answered with it
-    answered_recall: dict[str, float | None] = field(default_factory=dict)
+    accuracy_with_rejection: float = 0.0  # of what is answered with it
+    recall_with_rejection: dict[str, float | None] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The object that `evaluate --json` prints and metrics.json holds."""
@@ -38,36 +38,36 @@ class Score:
 
 def score(
     logits: NDArray[np.float32],
-    truth: NDArray[np.int64],
+    targets: NDArray[np.int64],
     labels: list[str],
     parameters: int,
     calibration: Calibration = UNCALIBRATED,
 ) -> Score:
     """Score logits of shape (clips, labels), read as the calibration says, against the true labels, shape (clips,)."""
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    np.add.at(confusion, (truth, logits.argmax(axis=1)), 1)
-    correct, clips = int(np.trace(confusion)), len(truth)
-    said, _ = answers(logits, labels, calibration)
-    right = np.array([labels[true] == word for true, word in zip(truth, said, strict=True)])
+    np.add.at(confusion, (targets, logits.argmax(axis=1)), 1)
+    hits, clips = int(np.trace(confusion)), len(targets)
+    predictions, _ = decide(logits, labels, calibration)
+    correct = np.array([labels[true] == word for true, word in zip(targets, predictions, strict=True)])
     logits = logits / np.float32(calibration.temperature)
     return Score(
-        accuracy=correct / clips,
-        interval=wilson_interval(correct, clips),
+        accuracy=hits / clips,
+        interval=wilson_interval(hits, clips),
         clips=clips,
-        loss=cross_entropy(logits, truth),
-        calibration_error=calibration_error(logits, truth),
-        recall=_recall(logits.argmax(axis=1) == truth, truth, labels),
+        loss=cross_entropy(logits, targets),
+        calibration_error=calibration_error(logits, targets),
+        recall=_recall(logits.argmax(axis=1) == targets, targets, labels),
         confusion=confusion.tolist(),
         labels=labels,
         parameters=parameters,
         threshold=calibration.threshold,
-        answered_accuracy=float(right.mean()),
-        answered_recall=_recall(right, truth, labels),
+        accuracy_with_rejection=float(correct.mean()),
+        recall_with_rejection=_recall(correct, targets, labels),
     )
 
 
-def _recall(right: NDArray[np.bool_], truth: NDArray[np.int64], labels: list[str]) -> dict[str, float | None]:
-    by_label = [right[truth == index] for index in range(len(labels))]
+def _recall(correct: NDArray[np.bool_], targets: NDArray[np.int64], labels: list[str]) -> dict[str, float | None]:
+    by_label = [correct[targets == index] for index in range(len(labels))]
     return {label: float(those.mean()) if len(those) else None for label, those in zip(labels, by_label, strict=True)}
 
 

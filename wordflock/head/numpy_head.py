@@ -15,7 +15,7 @@ from wordflock.randomness import numpy_generator
 Array = NDArray[np.float32]
 
 ATTENTION, CHANNELS, HIDDEN = 128, 128, 256  # hidden sizes of the attentive, the convolution and the mean head
-LEAST_VARIANCE = 1e-5  # of attentive pooling, and what layer norm adds to one
+MIN_VARIANCE = 1e-5  # of attentive pooling, and what layer norm adds to one
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _pooled(kind: str, weights: Mapping[str, Array], x: Array, projection: Proje
             powers = np.exp(scores - scores.max(axis=1, keepdims=True))
             weighted = powers / powers.sum(axis=1, keepdims=True) * x
             mean = weighted.sum(axis=1)
-            variance = np.maximum((weighted * x).sum(axis=1) - mean * mean, np.float32(LEAST_VARIANCE))
+            variance = np.maximum((weighted * x).sum(axis=1) - mean * mean, np.float32(MIN_VARIANCE))
             pooled = np.concatenate([mean, np.sqrt(variance)], axis=1)
         case "convolution":
             mixed = weights["mix.weight"][:, :, 0] @ x + weights["mix.bias"][:, None]
@@ -96,7 +96,7 @@ def _pooled(kind: str, weights: Mapping[str, Array], x: Array, projection: Proje
 def _normal(x: Array) -> Array:
     """Layer norm without its weights."""
     centred = x - x.mean(axis=-1, keepdims=True)
-    normal: Array = centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(LEAST_VARIANCE))
+    normal: Array = centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(MIN_VARIANCE))
     return normal
 
 

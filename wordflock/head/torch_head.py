@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
-from wordflock.head.numpy_head import ATTENTION, CHANNELS, HIDDEN, LEAST_VARIANCE, Projection
+from wordflock.head.numpy_head import ATTENTION, CHANNELS, HIDDEN, MIN_VARIANCE, Projection
 from wordflock.settings import HEADS
 
-LARGEST = 800_000  # parameters
+MAX_PARAMETERS = 800_000  # parameters
 
 
 def build_head(
@@ -50,9 +50,9 @@ def build_head(
             NormalizedHead(frames, width, labels, projection) if projection else builders[kind](frames, width, labels)
         )
     count = count_parameters(head)
-    if count > LARGEST and not allow_large:
+    if count > MAX_PARAMETERS and not allow_large:
         raise WordflockError(
-            f"The {kind} head over {frames} frames of width {width} has {count:,} parameters, over {LARGEST:,}; "
+            f"The {kind} head over {frames} frames of width {width} has {count:,} parameters, over {MAX_PARAMETERS:,}; "
             "take a shorter window or another head, or allow it with --allow-large-head."
         )
     return head
@@ -101,7 +101,7 @@ class AttentiveHead(Head):
         weighted = weight * x
         mean = weighted.sum(dim=1)
         variance = (weighted * x).sum(dim=1) - mean.square()
-        return torch.cat([mean, variance.clamp_min(LEAST_VARIANCE).sqrt()], dim=1)
+        return torch.cat([mean, variance.clamp_min(MIN_VARIANCE).sqrt()], dim=1)
 
 
 class ConvolutionHead(Head):

@@ -155,7 +155,7 @@ def pool(head: Head, features: Features) -> NDArray[np.float32]:
         return np.concatenate([head.pool(x).cpu().numpy() for x in _batches(features)])
 
 
-def put_solution(head: Head, solution: Solution) -> None:
+def load_solution(head: Head, solution: Solution) -> None:
     """Make a solution in closed form the head's last layer."""
     head.load_state_dict({name: torch.from_numpy(array) for name, array in layer(solution).items()}, strict=False)
 

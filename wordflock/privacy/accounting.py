@@ -10,7 +10,7 @@ from wordflock.settings import HeadSettings
 
 Rounds = tuple[tuple[int, int], ...]  # the clients drawn, and those drawn from, round by round
 Releases = tuple[tuple[float, int, int], ...]  # the same of rounds that are done, with the noise multiplier of each
-ROUNDS_CLIP = 1.0  # the norm that an update of a head is clipped to, where --dp-clip is not given
+ROUNDS_CLIP = 1.0  # the norm that an update of a head is clipped to, where --dp-clipping-norm is not given
 
 
 def next_noise(epsilon: float, delta: float, draw: tuple[int, int], left: int, done: Releases) -> float:
@@ -67,7 +67,7 @@ def rounds_epsilon(noise: float, delta: float, rounds: Rounds, done: Releases = 
 
 def rounds_clip(settings: HeadSettings) -> float:
     """The norm that a client's update of the head is clipped to."""
-    return settings.dp_clip or ROUNDS_CLIP
+    return settings.dp_clipping_norm or ROUNDS_CLIP
 
 
 def rounds_report(settings: HeadSettings, done: Releases) -> dict[str, Any]:

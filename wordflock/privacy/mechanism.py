@@ -22,7 +22,10 @@ from wordflock.randomness import numpy_generator
 from wordflock.settings import HeadSettings
 
 Array = NDArray[np.float64]
-CLIP = {"clip": 1.0, "client": 16.0}  # the norm that a unit's contribution is clipped to, where --dp-clip is not given
+CLIP = {
+    "clip": 1.0,
+    "client": 16.0,
+}  # the norm that a unit's contribution is clipped to, where --dp-clipping-norm is not given
 CROSS = 2.0  # how much more exactly than the Gram matrix the cross moments are released
 CENTRE = 0.1  # of the budget goes into the centre: nine tenths of a clip's square norm are common to all clips
 SPREAD = 0.3  # about as far are clips from it; they are divided by it, so that again their norm is about one
@@ -59,7 +62,7 @@ def gaussian_delta(epsilon: float, noise: float) -> float:
 
 
 @dataclass(frozen=True)
-class PrivateSums:
+class PrivateStatistics:
     """The mechanism: what a client contributes, the noise on the total, and the layer that comes of it.
 
     A clip's representation z is projected to x by a public random matrix. First the mean of x is released, roughly: of
@@ -68,12 +71,12 @@ class PrivateSums:
     G = Σ x xᵀ, C = Σ x yᵀ and n = Σ y (y: the label as a unit vector), written as
     v = (the diagonal of G, √2 times its upper triangle, α C, β R² n), so that |v| is taken once for all three.
 
-    Unit clip, R = --dp-clip. One clip more or less changes v by (x xᵀ, α R x yᵀ, β R² y) in this way of writing; its
-    square norm is |x|⁴ + α² R² |x|² + β² R⁴, for the Frobenius norm of x xᵀ is |x|². So the sensitivity is
+    Unit clip, R = --dp-clipping-norm. One clip more or less changes v by (x xᵀ, α R x yᵀ, β R² y) in this notation;
+    its square norm is |x|⁴ + α² R² |x|² + β² R⁴, for the Frobenius norm of x xᵀ is |x|². So the sensitivity is
     R² √(1 + α² + β²). (A clip replaced by another counts as one less and one more.)
 
-    Unit client, R = 1. A client's whole v is scaled down to norm S = --dp-clip where it is longer: the sensitivity of
-    one client more or less is S, whatever its clips are.
+    Unit client, R = 1. A client's whole v is scaled down to norm S = --dp-clipping-norm where it is longer: the
+    sensitivity of one client more or less is S, whatever its clips are.
 
     √2 off the diagonal is what makes the norm exact; the noise there, seen from G, is √2 smaller, and the noisy G
     stays symmetric because only the triangle has noise.
@@ -93,7 +96,7 @@ class PrivateSums:
     centre: Array | None = None  # (dimensions,), once it is known
 
     @classmethod
-    def of(cls, settings: HeadSettings, size: int, labels: int) -> PrivateSums:
+    def of(cls, settings: HeadSettings, size: int, labels: int) -> PrivateStatistics:
         """The mechanism that the settings ask for."""
         assert settings.dp_epsilon is not None
         unit = settings.dp_unit
@@ -103,7 +106,7 @@ class PrivateSums:
             settings.dp_epsilon,
             settings.dp_delta,
             unit,
-            settings.dp_clip or CLIP[unit],
+            settings.dp_clipping_norm or CLIP[unit],
             min(size, settings.dp_dimensions),
             settings.seed,
         )
@@ -140,7 +143,7 @@ class PrivateSums:
         x = _within(z.astype(np.float64) @ self._projection(), 1.0)
         return np.asarray(x.sum(axis=0) if self.unit == "clip" else x.mean(axis=0))
 
-    def centred(self, total: Array, units: int, generator: np.random.Generator | None = None) -> PrivateSums:
+    def centred(self, total: Array, units: int, generator: np.random.Generator | None = None) -> PrivateStatistics:
         """The mechanism with the centre that the parts of so many clips, or clients, make, and noise: one release."""
         drawn = (generator or np.random.default_rng()).normal(size=self.dimensions)
         return replace(self, centre=(total + self.noise_of_centre * drawn) / units)

@@ -14,7 +14,7 @@ from wordflock.data.clips import SPLITS
 from wordflock.data.task import UNKNOWN, Task
 from wordflock.encoder.backend import device, open_encoder
 from wordflock.errors import WordflockError
-from wordflock.head.calibration import answers
+from wordflock.head.calibration import decide
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.head.metrics import Score
 from wordflock.head.numpy_head import logits
@@ -57,12 +57,12 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
     checkpoint = load_checkpoint(path)
     source = same_encoder(checkpoint, path)
     clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
-    encode = open_encoder(replace(checkpoint.spec, precision="float32", runtime="onnxruntime"), source=source)
+    encode = open_encoder(replace(checkpoint.spec, precision="float32", backend="onnxruntime"), source=source)
     samples = round(checkpoint.spec.window * SAMPLE_RATE)
     for file, clip in zip(files, clips, strict=True):
         features = encode(fit(clip, samples)[np.newaxis]).astype(np.float32)
         scores = logits(checkpoint.head, checkpoint.weights, features, checkpoint.projection)
-        (said,), (sure,) = answers(scores, checkpoint.labels, checkpoint.calibration)
+        (said,), (sure,) = decide(scores, checkpoint.labels, checkpoint.calibration)
         yield file, said, float(sure)
 
 
@@ -88,10 +88,10 @@ def format_score(score: Score) -> str:
     ]
     lines += [f"  {label:<12} recall " + ("-" if r is None else f"{r:.4f}") for label, r in score.recall.items()]
     if score.threshold:
-        unknown = score.answered_recall.get(UNKNOWN)
+        unknown = score.recall_with_rejection.get(UNKNOWN)
         heard = "" if unknown is None else f", {UNKNOWN} recall {unknown:.4f}"
         lines.append(
             f"as predict answers, with keywords below {score.threshold:.2f} taken for {UNKNOWN}: "
-            f"accuracy {score.answered_accuracy:.4f}{heard}"
+            f"accuracy {score.accuracy_with_rejection:.4f}{heard}"
         )
     return "\n".join(lines)

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 from wordflock.federation.messages import content
-from wordflock.federation.secure.masking import LEAST, STATE, encode, list_of, mask, pair_secret, reply_with
+from wordflock.federation.secure.masking import (
+    MIN_CLIENTS,
+    STATE,
+    list_of,
+    mask,
+    pair_secret,
+    reply_with,
+    to_fixed_point,
+)
 
 
 def make_keys(message: Message, context: Context) -> Message:
@@ -44,7 +52,7 @@ def share_secrets(message: Message, context: Context, number: int) -> Message:
     state, sent = _state(context, "mask-key"), message.content.config_records["secure"]
     group, need = list_of(message.content, "group"), cast(int, sent["threshold"])
     mask_keys, cipher_keys = cast(list[bytes], sent["mask_keys"]), cast(list[bytes], sent["cipher_keys"])
-    if len(group) < LEAST or len(set(group)) != len(group) or number not in group or 2 * need <= len(group):
+    if len(group) < MIN_CLIENTS or len(set(group)) != len(group) or number not in group or 2 * need <= len(group):
         raise WordflockError("the server names a neighbourhood that would protect nobody")
     if len({*mask_keys, *cipher_keys}) != 2 * len(group):
         raise WordflockError("two clients have the same key")
@@ -79,7 +87,7 @@ def masked(message: Message, context: Context, number: int, vector: NDArray[np.f
     own = bytes_to_private_key(cast(bytes, state["mask-private"]))
     seed_share, key_share = cast(list[bytes], state["own"])
     kept = {number: (seed_share, key_share)}
-    numbers = encode(vector, cast(int, state["clients"])) + mask(cast(bytes, state["seed"]), len(vector))
+    numbers = to_fixed_point(vector, cast(int, state["clients"])) + mask(cast(bytes, state["seed"]), len(vector))
     for neighbour, letter in zip(there, letters, strict=True):
         place = group.index(neighbour)
         public = bytes_to_public_key(cast(list[bytes], state["cipher-keys"])[place])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wordflock.errors import WordflockError
 
 STEP = 2.0**-24  # of the fixed-point numbers; whatever the clients, the total of their numbers stays below 2.7e11
-LEAST = 3  # clients: of two, each could take its own numbers off the total
+MIN_CLIENTS = 3  # clients: of two, each could take its own numbers off the total
 NEIGHBOURS = 20  # of a client, at most; with a few more clients than that everyone is everyone's neighbour
 STATE = "secure-sum"
 Numbers = NDArray[np.uint64]
@@ -43,19 +43,19 @@ def neighbourhoods(numbers: Sequence[int]) -> dict[int, list[int]]:
     }
 
 
-def joined(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def flatten(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
     """Arrays as one vector."""
     return np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
 
 
-def parted(vector: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
+def unflatten(vector: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
     """The arrays of the given shapes that were joined to a vector."""
     cuts = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
     parts = np.split(vector, cuts)
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def encode(vector: NDArray[np.float64], clients: int) -> Numbers:
+def to_fixed_point(vector: NDArray[np.float64], clients: int) -> Numbers:
     """Fixed-point numbers modulo 2⁶⁴. Raises WordflockError where the total of so many clients could wrap around."""
     steps = np.rint(vector / STEP)
     if not (np.abs(steps) < 2.0**62 / clients).all():
@@ -63,7 +63,7 @@ def encode(vector: NDArray[np.float64], clients: int) -> Numbers:
     return steps.astype(np.int64).view(np.uint64)
 
 
-def decode(total: Numbers) -> NDArray[np.float64]:
+def from_fixed_point(total: Numbers) -> NDArray[np.float64]:
     """The numbers that fixed-point numbers stand for."""
     return np.asarray(total.view(np.int64) * STEP, dtype=np.float64)
 

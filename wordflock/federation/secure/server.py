@@ -30,7 +30,15 @@ from wordflock.federation.asking import ask
 from wordflock.federation.costs import Costs
 from wordflock.federation.messages import weights_of
 from wordflock.federation.roster import Client
-from wordflock.federation.secure.masking import LEAST, decode, list_of, mask, neighbourhoods, pair_secret, threshold
+from wordflock.federation.secure.masking import (
+    MIN_CLIENTS,
+    from_fixed_point,
+    list_of,
+    mask,
+    neighbourhoods,
+    pair_secret,
+    threshold,
+)
 
 Refuse = Callable[[Client, str], None]
 
@@ -68,7 +76,7 @@ def secure_total(
         return RecordDict({"config": request["config"], "secure": ConfigRecord(values)})
 
     keys = _public_keys(asked("keys", dict.fromkeys(by_number, with_config())), by_number, refuse)
-    _enough(len(keys), LEAST)
+    _enough(len(keys), MIN_CLIENTS)
     groups = neighbourhoods(list(keys))
     requests = {
         number: with_config(
@@ -117,7 +125,7 @@ def secure_total(
             continue
         total += numbers
         masked.add(client.number)
-    _enough(len(masked), LEAST)
+    _enough(len(masked), MIN_CLIENTS)
 
     requests = {}
     for number in sorted(masked):
@@ -152,7 +160,7 @@ def secure_total(
         for neighbour in (n for n in groups[number] if n in masked):
             pair = mask(pair_secret(key, keys[neighbour][0]), length)
             total += pair if neighbour < number else -pair
-    return SecureTotal(decode(total), [by_number[n] for n in sorted(masked)])
+    return SecureTotal(from_fixed_point(total), [by_number[n] for n in sorted(masked)])
 
 
 def _public_keys(

@@ -7,7 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from wordflock.cli.options import command
-from wordflock.settings import RECIPES, DataSettings, FederationSettings, HeadSettings, TrainSettings
+from wordflock.federation_settings import FederationSettings
+from wordflock.settings import PRESETS, DataSettings, HeadSettings, TrainSettings
 
 
 def made(kind: type[DataSettings], *arguments: str) -> Any:
@@ -27,22 +28,22 @@ def made(kind: type[DataSettings], *arguments: str) -> Any:
 
 @pytest.mark.parametrize("kind", [TrainSettings, FederationSettings])
 def test_the_seeds_recipe_is_what_its_notes_say(kind: type[HeadSettings]) -> None:
-    settings = made(kind, "--recipe", "seed")
+    settings = made(kind, "--preset", "flower-example")
     assert (settings.window, settings.layer, settings.head, settings.frame_pooling) == (30.0, "last", "convolution", 1)
     assert (settings.batch_size, settings.learning_rate, settings.schedule) == (8, 1e-3, "constant")
     assert getattr(settings, "epochs", 3) == 3 and getattr(settings, "local_epochs", 1) == 1
 
 
 def test_an_option_that_is_given_counts_more_than_the_recipe_even_where_it_says_the_usual() -> None:
-    settings = made(TrainSettings, "--recipe", "seed", "--window", "1.4", "--epochs", "5")
+    settings = made(TrainSettings, "--preset", "flower-example", "--window", "1.4", "--epochs", "5")
     assert (settings.window, settings.epochs, settings.head) == (1.4, 5, "convolution")
 
 
 @pytest.mark.parametrize("kind", [TrainSettings, FederationSettings])
 def test_without_a_recipe_the_defaults_count(kind: type[HeadSettings]) -> None:
-    assert made(kind) == made(kind, "--recipe", "wordflock") == kind()
+    assert made(kind) == made(kind, "--preset", "wordflock") == kind()
 
 
 def test_every_recipe_is_of_options_that_there_are() -> None:
     names = set(TrainSettings.__dataclass_fields__) | set(FederationSettings.__dataclass_fields__)
-    assert all(recipe.keys() <= names for recipe in RECIPES.values())
+    assert all(recipe.keys() <= names for recipe in PRESETS.values())

@@ -1,0 +1,96 @@
+"""What an option is: a field of a settings class with all that its users need to know, and checks of its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, get_type_hints
+
+from wordflock.errors import OptionError
+
+# The groups of the command line's help, in their order.
+DATA, FEATURES, TRAINING, FEDERATION, PRIVACY, OUTPUT = (
+    "Data",
+    "Features",
+    "Training",
+    "Federation",
+    "Privacy",
+    "Output",
+)
+
+
+def option(
+    default: Any,
+    help: str,
+    group: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    rare: bool = False,
+    infinite: bool = False,
+) -> Any:
+    """A field of a settings class. `help` is one sentence, `rare` options are shown by --help-all only, and a number
+    may be infinite only where `infinite` says so."""
+    about = {"help": help, "group": group, "choices": choices, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata={**about, "rare": rare, "infinite": infinite})
+
+
+@dataclass(frozen=True)
+class Options:
+    """A settings class. `--some-option` on the command line, `some-option` in files, `some_option` in Python."""
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that is not a choice, outside its bounds or not finite."""
+        for f in fields(self):
+            value, choices = getattr(self, f.name), f.metadata["choices"]
+            if choices and value not in choices:
+                raise OptionError(f.name, value, f"is none of {', '.join(choices)}")
+            if value is None or isinstance(value, str):
+                continue
+            minimum, maximum = f.metadata["minimum"], f.metadata["maximum"]
+            if minimum is not None and not value >= minimum:
+                raise OptionError(f.name, value, f"is too small; the minimum is {minimum}")
+            if maximum is not None and not value <= maximum:
+                raise OptionError(f.name, value, f"is too large; the maximum is {maximum}")
+            if value == math.inf and not f.metadata["infinite"]:
+                raise OptionError(f.name, value, "is not a finite number")
+
+    def as_config(self) -> dict[str, str | int | float | bool]:
+        """Flat, with dashes, "" for what is not set: the form of config.toml and of Flower's run configuration."""
+        values = {dashed(f.name): getattr(self, f.name) for f in fields(self)}
+        return {key: "" if value is None else value for key, value in values.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The settings in a flat configuration; other keys are ignored.
+
+        Raises OptionError for a value of the wrong type.
+        """
+        types = get_type_hints(cls)
+        values = {}
+        for f in fields(cls):
+            if (key := dashed(f.name)) in config:
+                value = None if config[key] == "" and f.default is None else config[key]
+                values[f.name] = checked_type(f.name, value, types[f.name])
+        return cls(**values)
+
+
+def checked_type(name: str, value: Any, kind: Any) -> Any:
+    """The value of an option, an integer as a float where that is meant. Raises OptionError for another type."""
+    if kind in (float, float | None) and type(value) is int:
+        value = float(value)
+    if not isinstance(value, kind) or (kind in (int, int | None) and isinstance(value, bool)):
+        raise OptionError(name, value, "is of the wrong type")
+    return value
+
+
+def dashed(name: str) -> str:
+    """An option's name as the command line and files spell it."""
+    return name.replace("_", "-")
+
+
+def split_commas(text: str) -> list[str]:
+    """The words of a comma-separated list, without blanks around them."""
+    return [word.strip() for word in text.split(",") if word.strip()]
