@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from named_clips import named_clips
 
 from wordflock import centralized, figures, files, run
 from wordflock.data.clips import ClipTable
-from wordflock.data.task import Examples, Task
+from wordflock.data.task import Task
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
@@ -39,7 +40,11 @@ def words(settings: TrainSettings) -> Prepared:
         features[split] = Features(array, np.arange(clips), labels)
     task = Task(("a", "b", "c"), silence=False, unknown=False)
     return Prepared(
-        ClipTable("nowhere", "folder", ()), task, SPEC, {split: Examples((), ()) for split in CLIPS}, features
+        ClipTable("nowhere", "folder", ()),
+        task,
+        SPEC,
+        {split: named_clips(split, those.labels.tolist()) for split, those in features.items()},
+        features,
     )
 
 

@@ -20,10 +20,11 @@ from wordflock.errors import WordflockError
 from wordflock.files import write_atomically
 from wordflock.head.calibration import calibrate
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
-from wordflock.head.metrics import Score
+from wordflock.head.metrics import Score, score
 from wordflock.head.numpy_head import Projection
-from wordflock.head.torch_head import Head, build_head
-from wordflock.head.training import evaluate_head, predict
+from wordflock.head.torch_head import Head, build_head, count_parameters
+from wordflock.head.training import predict
+from wordflock.predictions import ClipPrediction, predictions_of, write_predictions
 from wordflock.prepare import Prepared
 from wordflock.settings import HeadSettings
 
@@ -140,16 +141,21 @@ def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, m
         logits = predict(head, validation, device=where)
         best = replace(best, calibration=calibrate(logits, validation.labels, len(prepared.task.keywords)))
         save_checkpoint(run.folder / BEST, best)
+    predictions: list[ClipPrediction] = []
     for split in ("validation", "test"):
         if not len(prepared.features[split]):
             continue  # a server of real devices need not have any clips
-        score = evaluate_head(head, prepared.features[split], best.labels, device=where, calibration=best.calibration)
-        metrics = {**metrics, split: score.as_json()}
-        low, high = score.interval
+        logits, targets = predict(head, prepared.features[split], device=where), prepared.features[split].labels
+        result = score(logits, targets, best.labels, count_parameters(head), best.calibration)
+        metrics = {**metrics, split: result.as_json()}
+        clips = prepared.examples[split].clips
+        predictions += predictions_of(split, clips, logits, targets, best.labels, best.calibration)
+        low, high = result.interval
         if split == "test":
             print(
-                f"test of the best ({counter} {best.training[counter]}): loss = {score.loss:.4f}, "
-                f"accuracy = {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips"
+                f"test of the best ({counter} {best.training[counter]}): loss = {result.loss:.4f}, "
+                f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"
             )
+    write_predictions(run.folder, predictions)
     run.finish(counter, metrics)
     print(f"run: {run.folder}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from made_up import FRAMES, HELD_BACK, LABELS, SPEC, WIDTH
+from named_clips import named_clips
 
 from wordflock.data.clips import ClipTable
 from wordflock.data.task import Task
@@ -40,8 +41,9 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
         members = [Member(client, take(size), take(HELD_BACK), LABELS, SPEC) for client, size in enumerate(sizes)]
         everything = Features(array, np.arange(start), labels[:start])
         features = {"train": everything, "validation": take(60), "test": take(60)}
+        examples = {split: named_clips(split, those.labels.tolist()) for split, those in features.items()}
         table = ClipTable("made up", "speech_commands", ())
-        federation = Federation(Prepared(table, Task.of_labels(LABELS), SPEC, {}, features), members)
+        federation = Federation(Prepared(table, Task.of_labels(LABELS), SPEC, examples, features), members)
 
         def federation_of(settings: FederationSettings) -> Federation:
             return federation
