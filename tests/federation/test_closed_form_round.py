@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up import LABELS
+from named_clips import named_clips
 
 from wordflock.data.task import Task
 from wordflock.errors import WordflockError
@@ -158,13 +159,15 @@ def test_a_late_client_brings_a_new_word(tmp_path, play):
     task = federation.prepared.task
     federation.members[:] = first
     object.__setattr__(federation.prepared, "task", Task.of_labels(known))
-    held = dict(federation.prepared.features)
+    held, named = dict(federation.prepared.features), dict(federation.prepared.examples)
     for split in ("validation", "test"):
         part = held[split].select(np.flatnonzero(np.isin(held[split].labels, seen)))
         federation.prepared.features[split] = replace(part, labels=np.searchsorted(seen, part.labels))
+        federation.prepared.examples[split] = named_clips(split, part.labels.tolist())
     before = simulate(options(tmp_path, clients=2, name="before"))
     object.__setattr__(federation.prepared, "task", task)
     federation.prepared.features.update(held)
+    federation.prepared.examples.update(named)
     federation.members[:] = [replace(stragglers, client=0)]
     after = simulate(options(tmp_path, clients=1, name="after", add_to=str(before)))
     assert load_checkpoint(after / "best.safetensors").labels == labels
