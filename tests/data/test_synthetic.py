@@ -14,9 +14,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wordflock.data import synthetic
+from wordflock.data import synthetic, voices
 from wordflock.data.espeak import TRACTS, Espeak
 from wordflock.data.synthetic import WORDS, synthesize
+from wordflock.data.voices import make_voices, say
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
 
@@ -105,8 +106,7 @@ def test_no_speaker_is_in_two_splits(small: Path) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_vocal_tract_is_in_two_splits_and_no_training_voice_comes_twice(tmp_path: Path, seed: int) -> None:
-    recipe = synthetic._Recipe(WORDS[:10], WORDS[10:], 100, 2, "en", seed)
-    cast = synthetic._cast(Espeak(tmp_path), recipe)
+    cast = make_voices(Espeak(tmp_path), "en", {"train": 100, "validation": 16, "test": 16}, seed)
     tracts = {
         split: {v.name.split("+")[1] for v in cast if v.split == split} for split in ("train", "validation", "test")
     }
@@ -136,13 +136,13 @@ def test_the_same_recipe_gives_the_same_bytes_again_in_this_process_and_another_
 
 def test_a_word_lies_within_its_second_and_is_heard(tmp_path: Path) -> None:
     espeak = Espeak(tmp_path)
-    voices = synthetic._cast(espeak, synthetic._Recipe(WORDS, (), 12, 1, "en", 0))
+    cast = make_voices(espeak, "en", {"train": 12, "validation": 2, "test": 2}, 0)
     silence = [np.zeros(16_001)]
-    for voice in voices:
+    for voice in cast:
         for word in WORDS:
             generator = numpy_generator(0, "test", word)
-            spoken = synthetic._say(espeak, voice, word, generator)
-            assert 0.1 < len(spoken) / 16_000 <= synthetic.MAX_WORD
+            spoken = say(espeak, voice, word, generator)
+            assert 0.1 < len(spoken) / 16_000 <= voices.MAX_WORD
             clip = synthetic._take(spoken, voice, silence, generator)
             assert len(clip) == 16_000 and np.abs(clip).max() < 1
             # All of the word is there: its direct sound begins after the clip does, and ends before the clip does.
@@ -169,11 +169,10 @@ def shape(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def test_a_word_sounds_more_like_itself_than_like_another(tmp_path: Path) -> None:
     espeak = Espeak(tmp_path)
-    voice = synthetic._cast(espeak, synthetic._Recipe(("yes",), (), 1, 1, "en", 0))[0]
+    voice = make_voices(espeak, "en", {"train": 1, "validation": 1, "test": 1}, 0)[0]
     words = WORDS[:10]
     first, second = (
-        np.array([shape(synthetic._say(espeak, voice, word, numpy_generator(take, word))) for word in words])
-        for take in (1, 2)
+        np.array([shape(say(espeak, voice, word, numpy_generator(take, word))) for word in words]) for take in (1, 2)
     )
     nearest = (first @ second.T).argmax(axis=1)
     assert (nearest == np.arange(len(words))).sum() >= 7  # one would be chance
@@ -294,7 +293,7 @@ def test_without_espeak_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_short_list_of_other_words_repeats_with_another_take() -> None:
     recipe = synthetic._Recipe(("yes",), ("cat", "dog"), 1, 4, "en", 0)
-    voice = synthetic._voice(0, "00000000", "train", "en+f1", 0)
+    voice = voices._voice(0, "00000000", "train", "en+f1", 0)
     script = list(synthetic._script(voice, recipe))
     assert len(script) == len(set(script)) == 4 + 6
     assert script[4:] == [("cat", 0), ("dog", 0), ("cat", 1), ("dog", 1), ("cat", 2), ("dog", 2)]

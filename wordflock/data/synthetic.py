@@ -21,9 +21,11 @@ import numpy as np
 import soundfile
 import soxr
 
+from wordflock.audio.augment import add_noise, add_reverb, coloured_noise, level, swell
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.data.clips import SPLITS
 from wordflock.data.espeak import Espeak, Samples
+from wordflock.data.voices import Voice, make_voices, say
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
 
@@ -36,9 +38,6 @@ WORDS = tuple(
     "marvin nine one seven sheila six three tree two visual wow zero".split()
 )
 CLIP_SAMPLES = SAMPLE_RATE  # 1 s
-MAX_WORD = 0.9  # seconds
-MAX_ECHO = SAMPLE_RATE // 2  # samples
-FASTEST = 320  # words a minute; beyond this words blur
 BACKGROUND_SECONDS = 40
 
 
@@ -78,9 +77,9 @@ def synthesize(
         readme = recipe.readme(espeak.version)
         if _holds(folder, readme):
             return
-        cast = _cast(espeak, recipe)
+        cast = make_voices(espeak, language, recipe.voices_of, seed)
         for word in (*words, *others):
-            _say(espeak, cast[0], word, numpy_generator(seed, "audition", word))  # fails before anything is written
+            say(espeak, cast[0], word, numpy_generator(seed, "audition", word))  # fails before anything is written
         with _beside(folder) as scratch:
             whole = Path(scratch) / "whole"
             whole.mkdir()
@@ -118,9 +117,10 @@ class _Recipe:
     seed: int
 
     @property
-    def evaluation_voices(self) -> int:
-        """For validation, and as many for testing."""
-        return max(1, self.voices // 6)
+    def voices_of(self) -> dict[str, int]:
+        """By split: a sixth as many for validation, and again for testing, as for training."""
+        sixth = max(1, self.voices // 6)
+        return {"train": self.voices, "validation": sixth, "test": sixth}
 
     def takes_of(self, split: str) -> int:
         """Of each word, by a voice of the split: twice as many where there are few voices to measure by."""
@@ -140,7 +140,7 @@ edition: {EDITION}
 espeak-ng: {version}
 language: {self.language}
 seed: {self.seed}
-voices: {self.voices} for training, {self.evaluation_voices} for validation, {self.evaluation_voices} for testing
+voices: {self.voices} for training, {self.voices_of["validation"]} for validation, {self.voices_of["test"]} for testing
 takes of a word by a voice: {self.takes_of("train")} for training, {self.takes_of("test")} otherwise
 clips of other words by a voice: {self.others_of("train")} for training, {self.others_of("test")} otherwise
 words: {json.dumps(self.words, ensure_ascii=False)}
@@ -167,75 +167,10 @@ def _beside(folder: Path) -> TemporaryDirectory[str]:
         raise WordflockError(f"{folder} cannot be made ({error.strerror}): name a folder you may write to.") from error
 
 
-# The voices
-
-
-@dataclass(frozen=True, eq=False)
-class _Voice:
-    """One speaker: who it is, how it talks, and where."""
-
-    index: int  # counted through all splits
-    speaker: str  # 8 hexadecimal digits
-    split: str
-    name: str  # for espeak-ng, for example "en-gb-scotland+f3"
-    rate: int  # words a minute
-    pitch: int  # 0 to 99, 50 is the vocal tract's own
-    melody: int  # 0 (monotone) to 99
-    loudness: float  # peak of a clip, dB below full scale
-    snr: float  # speech over noise, dB
-    room: Samples  # impulse response from mouth to microphone
-
-
-def _cast(espeak: Espeak, recipe: _Recipe) -> list[_Voice]:
-    """The voices of all splits; no vocal tract is heard in two of them."""
-    generator = numpy_generator(recipe.seed, "voices")
-    dialects = espeak.dialects(recipe.language)
-    tracts = generator.permutation(espeak.tracts()).tolist()
-    first_speaker = int(generator.integers(2**32))
-    sixth = len(tracts) // 6
-    of_split = {"train": tracts[2 * sixth :], "validation": tracts[sixth : 2 * sixth], "test": tracts[:sixth]}
-    cast: list[_Voice] = []
-    for split in SPLITS:
-        for i in range(recipe.voices if split == "train" else recipe.evaluation_voices):
-            lap, place = divmod(i, len(of_split[split]))
-            dialect = dialects[(place + lap) % len(dialects)]  # a pair comes again only after all pairs have come
-            speaker = (first_speaker + len(cast) * 0x9E3779B1) % 2**32  # an odd factor: no two are the same
-            name = f"{dialect}+{of_split[split][place]}"
-            cast.append(_voice(len(cast), f"{speaker:08x}", split, name, recipe.seed))
-    return cast
-
-
-def _voice(index: int, speaker: str, split: str, name: str, seed: int) -> _Voice:
-    """The rest of a speaker, by chance."""
-    generator = numpy_generator(seed, "voice", index)
-    return _Voice(
-        index=index,
-        speaker=speaker,
-        split=split,
-        name=name,
-        rate=int(generator.integers(110, 190)),
-        pitch=int(generator.integers(30, 71)),
-        melody=int(generator.integers(20, 90)),
-        loudness=generator.uniform(6, 24),
-        snr=generator.uniform(10, 32),
-        room=_room(generator),
-    )
-
-
-def _room(generator: np.random.Generator) -> Samples:
-    """The direct sound, tilted by the microphone, then an echo that decays by 60 dB in 0.1 to 0.5 s."""
-    decay = generator.uniform(0.1, MAX_ECHO / SAMPLE_RATE)
-    times = np.arange(int(decay * SAMPLE_RATE)) / SAMPLE_RATE
-    echo = generator.standard_normal(len(times)) * 10 ** (-3 * times / decay)
-    echo *= 10 ** (-generator.uniform(0, 20) / 20) / np.linalg.norm(echo)  # the farther away, the louder the echo
-    echo[:2] += 1, generator.uniform(-0.5, 0.3)
-    return echo
-
-
 # The recordings
 
 
-def _record(folder: Path, espeak: Espeak, cast: Sequence[_Voice], recipe: _Recipe, progress: bool) -> None:
+def _record(folder: Path, espeak: Espeak, cast: Sequence[Voice], recipe: _Recipe, progress: bool) -> None:
     """Write background, clips and lists into an empty folder, in an order that never changes (see Espeak)."""
     from rich.console import Console
     from rich.progress import track
@@ -249,14 +184,14 @@ def _record(folder: Path, espeak: Espeak, cast: Sequence[_Voice], recipe: _Recip
     for voice, word, take in track(script, "Synthesizing words", console=Console(stderr=True), disable=hidden):
         generator = numpy_generator(recipe.seed, "clip", voice.index, word, take)
         name = f"{word}/{voice.speaker}_nohash_{take}.flac"
-        spoken = _say(espeak, voice, word, generator)
+        spoken = say(espeak, voice, word, generator)
         _write(folder / name, _take(spoken, voice, list(backgrounds.values()), generator))
         lists[voice.split].append(name)
     for split, file in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
         (folder / file).write_bytes("".join(f"{name}\n" for name in sorted(lists[split])).encode())
 
 
-def _script(voice: _Voice, recipe: _Recipe) -> Iterator[tuple[str, int]]:
+def _script(voice: Voice, recipe: _Recipe) -> Iterator[tuple[str, int]]:
     """The word and the number of every take of one voice."""
     yield from product(recipe.words, range(recipe.takes_of(voice.split)))
     count = recipe.others_of(voice.split)
@@ -265,77 +200,40 @@ def _script(voice: _Voice, recipe: _Recipe) -> Iterator[tuple[str, int]]:
         yield recipe.others[(voice.index * count + i) % len(recipe.others)], i // len(recipe.others)
 
 
-def _say(espeak: Espeak, voice: _Voice, word: str, generator: np.random.Generator) -> Samples:
-    """One take of a word: the sound alone, from its first sample to its last."""
-    rate = voice.rate * generator.uniform(0.9, 1.1)
-    pitch = voice.pitch + int(generator.integers(-5, 6))
-    melody = voice.melody + int(generator.integers(-10, 11))
-    mark = generator.choice(["", ".", "!", "?", ","])  # another tune for the same word
-    while True:
-        samples = espeak.say(voice.name, word + mark, int(rate), pitch, melody, int(generator.integers(2**31)))
-        loud = np.flatnonzero(np.abs(samples) > 0.003 * max(0.03, np.abs(samples).max(initial=0)))
-        if not len(loud):
-            raise WordflockError(f"espeak-ng has no sound for the word {word!r}: write it in letters.")
-        samples = samples[loud[0] : loud[-1] + 1]
-        seconds = len(samples) / espeak.rate
-        if seconds <= MAX_WORD:
-            return np.asarray(soxr.resample(samples, espeak.rate, SAMPLE_RATE), dtype=np.float64)
-        if rate >= FASTEST:
-            raise WordflockError(
-                f"The word {word!r} takes {seconds:.1f} s even when spoken fast, and a clip is 1 s: give a shorter one."
-            )
-        rate = min(FASTEST, rate * max(1.1, seconds / MAX_WORD))
-
-
-def _take(spoken: Samples, voice: _Voice, backgrounds: Sequence[Samples], generator: np.random.Generator) -> Samples:
+def _take(spoken: Samples, voice: Voice, backgrounds: Sequence[Samples], generator: np.random.Generator) -> Samples:
     """The clip: the word somewhere in its second, in the voice's room, with some background behind it."""
     clip = np.zeros(CLIP_SAMPLES)
     start = int(generator.triangular(0, 0.5, 1) * (CLIP_SAMPLES - len(spoken)))
     clip[start : start + len(spoken)] = spoken
-    size = CLIP_SAMPLES + MAX_ECHO
-    clip = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(voice.room, size), size)[:CLIP_SAMPLES]
+    clip = add_reverb(clip, voice.room)
     background = backgrounds[int(generator.integers(len(backgrounds)))]
     begin = generator.integers(len(background) - CLIP_SAMPLES)
     noise = background[begin : begin + CLIP_SAMPLES]
     snr = voice.snr + generator.uniform(-4, 4)
-    gain = _level(clip[start : start + len(spoken)]) / max(_level(noise), 1e-6) * 10 ** (-snr / 20)
-    return _scaled(clip + gain * noise, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
+    noisy = add_noise(clip, noise, snr, speech=clip[start : start + len(spoken)])
+    return _scaled(noisy, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
 
 
-def _backgrounds(espeak: Espeak, voices: Sequence[_Voice], recipe: _Recipe) -> dict[str, Samples]:
+def _backgrounds(espeak: Espeak, voices: Sequence[Voice], recipe: _Recipe) -> dict[str, Samples]:
     """Recordings without intelligible speech, each BACKGROUND_SECONDS long."""
     generator = numpy_generator(recipe.seed, "background")
     seconds = np.arange(BACKGROUND_SECONDS * SAMPLE_RATE) / SAMPLE_RATE
     mains = generator.choice([50, 60])
-    hum = 0.1 * _noise(generator, 1)
+    size = len(seconds)
+    hum = 0.1 * coloured_noise(size, 1, generator)
     for k in range(1, 25):
         hum += np.sin(2 * np.pi * (mains * k * seconds + generator.random())) / k
     return {
-        "white_noise": _scaled(_noise(generator, 0), 0.3),
-        "pink_noise": _scaled(_noise(generator, 1), 0.5),
+        "white_noise": _scaled(coloured_noise(size, 0, generator), 0.3),
+        "pink_noise": _scaled(coloured_noise(size, 1, generator), 0.5),
         "mains_hum": _scaled(hum, 0.3),
-        "traffic": _scaled(_noise(generator, 2, lowest=40) * _swell(generator, 0.5), 0.7),
-        "gusts": _scaled(_noise(generator, 1.3, lowest=200) * _swell(generator, 4), 0.5),
+        "traffic": _scaled(coloured_noise(size, 2, generator, lowest=40) * swell(size, 0.5, generator), 0.7),
+        "gusts": _scaled(coloured_noise(size, 1.3, generator, lowest=200) * swell(size, 4, generator), 0.5),
         "babble": _scaled(_babble(espeak, voices, recipe.others or recipe.words, generator), 0.2),
     }
 
 
-def _noise(generator: np.random.Generator, slope: float, lowest: float = 20) -> Samples:
-    """Noise whose power falls as frequency^-slope above `lowest` Hz and is nothing below; root mean square 1."""
-    spectrum = np.fft.rfft(generator.standard_normal(BACKGROUND_SECONDS * SAMPLE_RATE))
-    frequencies = np.fft.rfftfreq(BACKGROUND_SECONDS * SAMPLE_RATE, 1 / SAMPLE_RATE)
-    spectrum *= np.where(frequencies < lowest, 0, np.maximum(frequencies, lowest) ** (-slope / 2))
-    noise = np.fft.irfft(spectrum)
-    return noise / _level(noise)
-
-
-def _swell(generator: np.random.Generator, rate: float) -> Samples:
-    """A loudness that wanders, with about `rate` rises and falls a second."""
-    knots = np.exp(generator.normal(0, 0.7, int(BACKGROUND_SECONDS * rate) + 2))
-    return np.interp(np.arange(BACKGROUND_SECONDS * SAMPLE_RATE) / SAMPLE_RATE * rate, np.arange(len(knots)), knots)
-
-
-def _babble(espeak: Espeak, voices: Sequence[_Voice], words: Sequence[str], generator: np.random.Generator) -> Samples:
+def _babble(espeak: Espeak, voices: Sequence[Voice], words: Sequence[str], generator: np.random.Generator) -> Samples:
     """Eight voices talking at once, played backwards: the sound of speech without a word in it."""
     total = np.zeros(BACKGROUND_SECONDS * SAMPLE_RATE)
     for i in range(8):
@@ -343,13 +241,8 @@ def _babble(espeak: Espeak, voices: Sequence[_Voice], words: Sequence[str], gene
         text = " ".join(generator.choice(words, 100))
         samples = espeak.say(voice.name, text, voice.rate, voice.pitch, voice.melody, int(generator.integers(2**31)))
         talk = soxr.resample(samples[::-1], espeak.rate, SAMPLE_RATE)
-        total += np.roll(np.resize(talk / max(_level(talk), 1e-6), len(total)), generator.integers(len(total)))
+        total += np.roll(np.resize(talk / max(level(talk), 1e-6), len(total)), generator.integers(len(total)))
     return total
-
-
-def _level(samples: Samples) -> float:
-    """Root mean square."""
-    return float(np.sqrt(np.mean(np.square(samples))))
 
 
 def _scaled(samples: Samples, peak: float) -> Samples:
