@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +14,33 @@ from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings
 
 if TYPE_CHECKING:
+    from wordflock.head.checkpoint import Checkpoint
+    from wordflock.partition import Member
     from wordflock.prepare import Prepared
+
+
+def describe_members(members: Sequence[Member], best: Checkpoint) -> list[dict[str, Any]]:
+    """The clients of a simulation for metrics.json: training clips by label, and how many of the clips of each label in
+    their holdout (`[correct, clips]`) the best head recognises."""
+    from wordflock.head.training import predict
+
+    head, described = best.build(), []
+    for member in members:
+        counts = np.bincount(member.train.labels, minlength=len(best.labels))
+        entry: dict[str, Any] = {
+            "client": member.client,
+            "clips": len(member.train),
+            "labels": {label: int(count) for label, count in zip(best.labels, counts, strict=True) if count},
+        }
+        if len(member.holdout):
+            targets = member.holdout.labels
+            correct = predict(head, member.holdout).argmax(axis=1) == targets
+            entry["holdout"] = {
+                best.labels[label]: [int(correct[targets == label].sum()), int((targets == label).sum())]
+                for label in np.unique(targets)
+            }
+        described.append(entry)
+    return described
 
 
 def server_side(settings: ServerSettings) -> Prepared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wordflock.errors import WordflockError
 from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.liveness import alive, hold
-from wordflock.federation.members import server_side
+from wordflock.federation.members import describe_members, server_side
 from wordflock.federation.messages import pack_head
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import NO_SCORE, RoundResult, averaged_round, clients_score, closed_form_result
@@ -28,12 +28,12 @@ from wordflock.head.checkpoint import get_weights, load_checkpoint, set_weights
 from wordflock.head.metrics import Score
 from wordflock.head.torch_head import count_parameters
 from wordflock.head.training import evaluate_head
-from wordflock.partition import federation
+from wordflock.partition import Member, federation
 from wordflock.prepare import resolved
 from wordflock.privacy.accounting import Releases, rounds_report
 from wordflock.privacy.mechanism import format_privacy
 from wordflock.progress import progress
-from wordflock.run import Run, checkpoint_of, finish, new_head
+from wordflock.run import BEST, Run, checkpoint_of, finish, new_head
 from wordflock.settings import CLOSED_FORM
 
 app = ServerApp()
@@ -65,7 +65,11 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     grid = cast(Grid, _Packing(grid)) if devices else grid
     mode = "server" if devices else "simulate"
     started = time.perf_counter()
-    prepared = server_side(settings) if isinstance(settings, ServerSettings) else federation(settings).prepared
+    members: list[Member] = []  # in a simulation
+    if isinstance(settings, ServerSettings):
+        prepared = server_side(settings)
+    else:
+        prepared, members = federation(settings).prepared, federation(settings).members
     settings = resolved(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
     head = new_head(settings, prepared)
@@ -123,7 +127,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
                 flush=True,
             )
     seconds["rounds"] = time.perf_counter() - started
-    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, devices=devices)}
+    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, members)}
     finish(run, "round", settings, prepared, metrics)
     return run.folder
 
@@ -167,8 +171,10 @@ def _releases(run: Run) -> Releases:
     return tuple((noise, drawn, among) for noise, drawn, among in releases)
 
 
-def _sum_up(run: Run, outcome: RoundResult | None, settings: FederationSettings, *, devices: bool) -> dict[str, Any]:
-    """What metrics.json says of all rounds; prints what each of real devices paid."""
+def _sum_up(
+    run: Run, outcome: RoundResult | None, settings: FederationSettings, members: Sequence[Member]
+) -> dict[str, Any]:
+    """What metrics.json says of all rounds and of the clients; prints the costs of real devices."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
     metrics: dict[str, Any] = {
@@ -179,9 +185,11 @@ def _sum_up(run: Run, outcome: RoundResult | None, settings: FederationSettings,
     if privacy := rounds_report(settings, releases) if releases else outcome and outcome.privacy:
         print(format_privacy(privacy), flush=True)
         metrics["privacy"] = privacy
-    if devices:
+    if isinstance(settings, ServerSettings):
         metrics["clients"] = sum_costs(lines)
         print(format_costs(metrics["clients"]), flush=True)
+    elif settings.dp_epsilon is None:  # else they are more than was promised
+        metrics["clients"] = describe_members(members, load_checkpoint(run.folder / BEST))
     return metrics
 
 
