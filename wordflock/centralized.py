@@ -105,7 +105,7 @@ def train(settings: TrainSettings) -> Path:
 
 
 def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]) -> Path:
-    """The head whose last layer is the best in closed form, as the exact strategy of a federation finds it."""
+    """The head whose output layer is solved in closed form, as that strategy of a federation does."""
     run = Run(settings, "train")
     print(f"head parameters = {count_parameters(head):,}")
     started = time.perf_counter()
@@ -144,7 +144,9 @@ def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, pr
     try:
         set_weights(head, before.weights)
     except RuntimeError as error:
-        raise WordflockError(f"{path} holds a head of kind {before.head}; give --head {before.head}.") from error
+        raise WordflockError(
+            f"{path} holds a head of kind {before.head_kind}; give --head {before.head_kind}."
+        ) from error
     epochs = before.training.get("epoch", 0)
     state = _optimizer_file(path.parent, epochs)
     if not epochs or not state.exists():

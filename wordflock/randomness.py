@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 
 def numpy_generator(seed: int, *place: str | int) -> np.random.Generator:
@@ -18,12 +15,3 @@ def numpy_generator(seed: int, *place: str | int) -> np.random.Generator:
     if max(entropy) < 2**32:  # numpy would make this array itself, in twice the time of all the rest
         entropy = np.array(entropy, np.uint32)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
-
-
-def torch_generator(seed: int, *place: str | int) -> torch.Generator:
-    """The same for torch, on the CPU."""
-    import torch
-
-    generator = torch.Generator()
-    generator.manual_seed(int(numpy_generator(seed, *place).integers(2**63)))
-    return generator

@@ -1,6 +1,6 @@
-"""Revise a head that was solved from sums: forget a client, a speaker or a label, or learn more clips and new words.
+"""Revise a head that was solved in closed form: forget a client, a speaker or a label, learn more clips and new words.
 
-Sums are subtracted or added and the last layer is solved again; nobody else is asked for anything. The scale of the
+Statistics are subtracted or added and the output layer is solved again, without any other client. The scale of the
 run (what everybody standardises and weights by) stays as it was. Every revision is a line in the run's
 revisions.jsonl.
 """
@@ -28,7 +28,7 @@ from wordflock.files import write_atomically
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
 from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_labels, solve
 from wordflock.head.torch_head import Head
-from wordflock.head.training import layer, pool
+from wordflock.head.training import output_weights, pool
 from wordflock.prepare import load_table, prepare
 from wordflock.run import BEST, LAST
 from wordflock.settings import DataSettings, HeadSettings, TrainSettings
@@ -115,7 +115,7 @@ def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head)
     seed = run.checkpoint.training.get("seed")
     body = {name: array for name, array in get_weights(head).items() if not name.startswith("output.")}
     if (
-        (run.checkpoint.head, run.checkpoint.random_features) != (settings.head, settings.random_features)
+        (run.checkpoint.head_kind, run.checkpoint.random_features) != (settings.head, settings.random_features)
         or run.checkpoint.spec.kind != spec.kind
         or (settings.random_features and seed != settings.seed)
         or any(not np.array_equal(array, run.checkpoint.weights[name]) for name, array in body.items())
@@ -239,7 +239,9 @@ def _sums(run: _Run, parts: Sequence[_Part]) -> Statistics:
 def _write(run: _Run, total: Statistics, scale: Scale, labels: list[str], entry: dict[str, Any]) -> None:
     """Solve, and write head, sums and record."""
     # All but the last layer is as it was.
-    revised = replace(run.checkpoint, labels=labels, weights={**run.checkpoint.weights, **layer(solve(total, scale))})
+    revised = replace(
+        run.checkpoint, labels=labels, weights={**run.checkpoint.weights, **output_weights(solve(total, scale))}
+    )
     run.sums.write(scale, total)
     for name in (BEST, LAST):
         save_checkpoint(run.folder / name, revised)

@@ -73,9 +73,7 @@ class Run:
 
     def finish(self, counter: str, metrics: dict[str, Any]) -> None:
         """Write the accuracy curve, if it is one, and, last, metrics.json: a run that has one is finished."""
-        if (
-            len(self.history) > 1
-        ):  # a curve of one point says nothing, and would take a second of an exact round's three
+        if len(self.history) > 1:  # a curve of one point says nothing, and takes a second
             from wordflock.figures import plot_accuracy
 
             plot_accuracy(self.history, counter, self.folder / "accuracy.png")

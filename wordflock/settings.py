@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wordflock.errors import WordflockError
+from wordflock.head.kinds import KINDS
 from wordflock.options import DATA, FEATURES, OUTPUT, PRIVACY, TRAINING, Options, option, split_commas
 
-HEADS = ("attentive", "convolution", "mean", "linear", "linear-mean", "normalized")
-POOLED_HEADS = ("linear", "linear-mean", "normalized")  # which work on frames pooled before they are stored
 PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("torch", "onnxruntime")
 CLOSED_FORM = "closed-form"
@@ -113,7 +112,7 @@ class Settings(DataSettings):
         "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is attentive; "
         "with --strategy closed-form linear, and with --dp-epsilon or --random-features as well normalized.",
         TRAINING,
-        choices=("auto", *HEADS),
+        choices=("auto", *KINDS),
     )
 
     def __post_init__(self) -> None:
@@ -121,11 +120,16 @@ class Settings(DataSettings):
         if self.head == "auto":
             object.__setattr__(self, "head", self._auto_head())
         if self.layer == "auto":
-            object.__setattr__(self, "layer", "2+3+last" if self.head in POOLED_HEADS else "last")
+            object.__setattr__(self, "layer", "2+3+last" if self.pooled else "last")
         super().__post_init__()
 
     def _auto_head(self) -> str:
         return "attentive"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the head works on features whose frames are pooled before they are stored."""
+        return self.head in KINDS and KINDS[self.head].pooled
 
     @property
     def keyword_list(self) -> list[str]:

@@ -181,7 +181,7 @@ def test_every_way_to_simulate(name: str, command: str, wordflock: Wordflock) ->
     assert_complete(run, "round", 1)
     checkpoint = load_checkpoint(run / "last.safetensors")
     config = tomllib.loads((run / "config.toml").read_text())
-    assert [config["strategy"], config["partition"], checkpoint.head] == name.split("-")
+    assert [config["strategy"], config["partition"], checkpoint.head_kind] == name.split("-")
     assert checkpoint.spec.window == config["window"]
     frames = 2 if checkpoint.spec.pooled else math.ceil(50 * config["window"] / config["frame-pooling"])
     assert checkpoint.spec.frames == frames

@@ -23,8 +23,9 @@ from wordflock.errors import WordflockError
 from wordflock.files import save_tensors
 from wordflock.head.calibration import Calibration
 from wordflock.head.checkpoint import FORMAT, Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
+from wordflock.head.kinds import KINDS
 from wordflock.head.numpy_head import Projection
-from wordflock.head.torch_head import HEADS, build_head
+from wordflock.head.torch_head import build_head
 
 SPEC = FeatureSpec("tiny.en", "ab" * 32, 0.2, "2")
 FRAMES, WIDTH, LABELS = SPEC.frames, 6, ["ja", "ñandú", "_silence_", "_unknown_"]
@@ -63,7 +64,7 @@ def assert_refused(path: Path, *words: str) -> None:
 # There and back
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_loaded_is_what_was_saved(kind: str, tmp_path: Path) -> None:
     saved = a_checkpoint(kind)
     save_checkpoint(tmp_path / "best.safetensors", saved)
@@ -119,7 +120,7 @@ def test_random_features_are_drawn_again_and_not_stored(tmp_path: Path) -> None:
         assert_refused(path)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_copies_both_ways(kind: str) -> None:
     head, other = (build_head(kind, FRAMES, WIDTH, 4, seed=seed) for seed in (0, 1))
     weights = get_weights(head)

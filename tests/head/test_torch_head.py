@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from wordflock.errors import WordflockError
+from wordflock.head.kinds import KINDS
 from wordflock.head.numpy_head import Projection
-from wordflock.head.torch_head import HEADS, MAX_PARAMETERS, build_head, count_parameters
+from wordflock.head.torch_head import MAX_PARAMETERS, build_head, count_parameters
 
 FRAMES, WIDTH, LABELS = 9, 16, 5
-every_head = pytest.mark.parametrize("kind", HEADS)
+every_head = pytest.mark.parametrize("kind", KINDS)
 
 
 def some_features(clips: int = 6, seed: int = 0) -> torch.Tensor:

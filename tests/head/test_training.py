@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from wordflock.encoder.store import Features
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import get_weights
+from wordflock.head.kinds import KINDS
 from wordflock.head.metrics import score
-from wordflock.head.torch_head import HEADS, build_head, count_parameters
+from wordflock.head.torch_head import build_head, count_parameters
 from wordflock.head.training import (
     Recipe,
     balanced_order,
@@ -130,7 +131,7 @@ def test_without_balance_an_epoch_is_every_clip_once_in_another_order_each_time(
 # Learning
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_words_that_are_easily_told_apart_are_learned(kind: str) -> None:
     noise = 0.3 if kind == "linear-mean" else 1.0  # which sees the first of the frames alone
     heard, others = words(300, noise=noise), words(150, seed=1, noise=noise)
@@ -151,7 +152,7 @@ def test_a_rare_word_is_learned_where_the_batches_are_balanced() -> None:
     assert recalls[True] > recalls[False] + 0.2
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_same_generator_gives_the_same_bytes_and_another_does_not(kind: str, balanced: bool) -> None:
     recipe = replace(RECIPE, epochs=2, balanced=balanced)
@@ -169,7 +170,7 @@ def test_rows_in_another_order_train_the_same_head() -> None:
     assert as_bytes(trained("attentive", features, RECIPE)) == as_bytes(trained("attentive", straight, RECIPE))
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_is_gradient_descent_with_fedprox_s_penalty(kind: str) -> None:
     """Against the formula, w ← w − η (∇loss(w) + μ (w − w₀)), with plain SGD in the optimizer's place."""
     features = words(40)
@@ -197,7 +198,7 @@ def test_training_is_gradient_descent_with_fedprox_s_penalty(kind: str) -> None:
         assert torch.allclose(ours, formula, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_stronger_the_proximal_term_the_nearer_the_head_stays_to_where_it_started(kind: str) -> None:
     start = torch.cat([parameter.flatten() for parameter in build_head(kind, FRAMES, WIDTH, LABELS).parameters()])
     distances = []
@@ -266,7 +267,7 @@ def test_the_schedule_spans_all_batches_of_all_epochs() -> None:
 # Evaluation
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clips", [1, 128, 300])
 def test_predict_equals_the_head_called_on_everything_at_once(kind: str, clips: int) -> None:
     head, features = build_head(kind, FRAMES, WIDTH, LABELS), words(clips)

@@ -15,8 +15,8 @@ from wordflock.encoder.spec import feature_spec
 from wordflock.encoder.torch_encoder import encode, load_encoder
 from wordflock.head.calibration import Calibration
 from wordflock.head.checkpoint import Checkpoint, get_weights, save_checkpoint
+from wordflock.head.kinds import KINDS
 from wordflock.head.torch_head import build_head
-from wordflock.settings import HEADS, POOLED_HEADS
 from wordflock.spotting.predict import predict_files
 
 LABELS = ["yes", "no", SILENCE, UNKNOWN]
@@ -24,8 +24,8 @@ LABELS = ["yes", "no", SILENCE, UNKNOWN]
 
 def saved(path: Path, kind: str = "attentive", threshold: float = 0.0) -> Checkpoint:
     """A head with random weights on the real encoder."""
-    layer = "2+last" if kind in POOLED_HEADS else "last"
-    spec = feature_spec("tiny.en", 1.0, layer, kind in POOLED_HEADS, 6)
+    layer = "2+last" if KINDS[kind].pooled else "last"
+    spec = feature_spec("tiny.en", 1.0, layer, KINDS[kind].pooled, 6)
     width = 384 * len(layer.split("+"))
     head, generator = build_head(kind, spec.frames, width, len(LABELS)), torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def recordings(tmp_path: Path, write_audio: Callable[..., Path]) -> list[str]:
     return [str(write_audio(tmp_path / f"{number}.wav", seconds=0.2 + number / 4)) for number in range(5)]
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_predict_answers_as_torch_would(kind: str, recordings: list[str], tmp_path: Path) -> None:
     checkpoint = saved(tmp_path / "best.safetensors", kind)
     samples = round(checkpoint.spec.window * SAMPLE_RATE)

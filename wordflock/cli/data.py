@@ -8,6 +8,7 @@ import typer
 from wordflock.cli import data_app
 from wordflock.cli.options import command
 from wordflock.federation_settings import PartitionSettings
+from wordflock.options import split_commas
 
 
 @command(data_app, "synthesize")
@@ -24,8 +25,8 @@ def synthesize(
     from wordflock.data.synthetic import WORDS, synthesize
     from wordflock.data.task import DEFAULT_KEYWORDS
 
-    spoken = [word.strip() for word in words.split(",") if word.strip()] or list(DEFAULT_KEYWORDS)
-    rest = [word.strip() for word in others.split(",") if word.strip()] or [w for w in WORDS if w not in spoken]
+    spoken = split_commas(words) or list(DEFAULT_KEYWORDS)
+    rest = split_commas(others) or [w for w in WORDS if w not in spoken]
     synthesize(Path(folder), words=spoken, others=rest, voices=voices, takes=takes, language=language, seed=seed)
     print(f"{folder}: {len(spoken)} words and {len(rest)} others, {voices} training voices")
 

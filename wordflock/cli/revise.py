@@ -7,6 +7,7 @@ import typer
 
 from wordflock.cli import app
 from wordflock.cli.options import command
+from wordflock.options import split_commas
 from wordflock.settings import DataSettings
 
 RUN = typer.Argument(help="Folder of a run with --strategy closed-form, such as runs/<name>.")
@@ -35,5 +36,5 @@ def learn(
     """Add the training clips of a data set to a head, and new words to its labels; nothing else is trained again."""
     from wordflock.revise import learn
 
-    clips = learn(Path(run), settings, [word.strip() for word in words.split(",") if word.strip()])
+    clips = learn(Path(run), settings, split_commas(words))
     print(f"learned: {clips} clips; {run}/best.safetensors is the head with them")

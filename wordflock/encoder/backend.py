@@ -13,7 +13,7 @@ from wordflock.encoder.processor import computes_bfloat16
 from wordflock.encoder.spec import FRAMES_PER_SECOND, FeatureSpec, feature_spec, weights_for
 from wordflock.encoder.weights import Source
 from wordflock.errors import WordflockError
-from wordflock.settings import POOLED_HEADS, DataSettings, Settings
+from wordflock.settings import DataSettings, Settings
 
 Encode = Callable[[NDArray[np.float32]], NDArray[np.float16]]  # clips (batch, samples) to features as they are stored
 Backend = tuple[str, str]  # a runtime and a precision
@@ -24,17 +24,13 @@ def open_encoder(spec: FeatureSpec, device: str = "cpu", source: Source | None =
 
     Raises WordflockError as `weights_for` does.
     """
-    dimensions, tensors = weights_for(spec, source)
     if spec.backend == "onnxruntime":
         from wordflock.encoder.onnx_encoder import build_onnx_encoder
 
-        return build_onnx_encoder(spec, dimensions, tensors).encode
+        return build_onnx_encoder(spec, *weights_for(spec, source)).encode
     from wordflock.encoder import torch_encoder
 
-    built = torch_encoder.build_encoder(
-        dimensions, tensors, spec.layer, spec.pooled, spec.frame_pooling, spec.precision
-    )
-    return partial(torch_encoder.encode, built.to(device), device=device)
+    return partial(torch_encoder.encode, torch_encoder.load_encoder(spec, source).to(device), device=device)
 
 
 def device(settings: DataSettings) -> str:
@@ -85,11 +81,9 @@ CUDA_MOST_CLIPS = 2_048
 
 def spec_of(settings: Settings) -> FeatureSpec:
     """The spec of the features that the settings ask for, in the way that is fastest on this machine where they leave
-    it open. Raises WordflockError as `feature_spec` and `choose_way` do."""
-    from wordflock.encoder.backend import choose_backend
-
+    it open. Raises WordflockError as `feature_spec` and `choose_backend` do."""
     backend, precision = choose_backend(settings)
-    pooled, by = settings.head in POOLED_HEADS, settings.frame_pooling
+    pooled, by = settings.pooled, settings.frame_pooling
     return feature_spec(settings.encoder, settings.window, settings.layer, pooled, by, precision, backend)
 
 

@@ -1,4 +1,4 @@
-"""Whether a head is as sure as it is right, and what to do about it."""
+"""Calibration of a head's confidences: temperature, rejection threshold, expected calibration error."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ REJECTED_SHARE = 0.01  # of the clips whose keyword is recognised
 
 @dataclass(frozen=True)
 class Calibration:
-    """How to read a head's logits."""
+    """How a head's logits become confidences and predictions."""
 
     temperature: float = 1.0  # logits are divided by it before they become probabilities
-    threshold: float = 0.0  # a keyword that is less probable than this is not to be believed
+    threshold: float = 0.0  # a keyword with a lower confidence is rejected: it becomes `_unknown_`
 
 
 def calibrate(
     logits: NDArray[np.float32], targets: NDArray[np.int64], keywords: int, rejected: float = REJECTED_SHARE
 ) -> Calibration:
-    """The calibration that suits logits of shape (clips, labels), the first `keywords` labels being keywords.
+    """The calibration for logits of shape (clips, labels), the first `keywords` labels being keywords.
 
-    The temperature is the one of least cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is as high as
-    it can be with no more than the share `rejected` of the keywords recognised lost to it; 0 where none is recognised.
+    The temperature minimises the cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is the highest that
+    rejects at most the share `rejected` of the correctly recognised keywords; 0 where none is recognised.
     """
     temperature = _temperature(logits, targets)
     probability, best = probabilities(logits / temperature), logits.argmax(axis=1)
-    confidence = np.sort(probability[np.arange(len(targets)), best][(best == targets) & (targets < keywords)])
-    return Calibration(temperature, float(confidence[int(len(confidence) * rejected)]) if len(confidence) else 0.0)
+    confidences = np.sort(probability[np.arange(len(targets)), best][(best == targets) & (targets < keywords)])
+    return Calibration(temperature, float(confidences[int(len(confidences) * rejected)]) if len(confidences) else 0.0)
 
 
 def _temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
@@ -54,15 +54,15 @@ def _temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> flo
 def decide(
     logits: NDArray[np.float32], labels: Sequence[str], calibration: Calibration
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """What to say of clips, and how probable their most probable labels are.
+    """The predicted label of each clip, and its confidence, the probability of the most probable label.
 
-    A keyword that is less probable than the threshold is not believed, and becomes `_unknown_`.
+    A keyword with a confidence below the threshold is rejected: its prediction is `_unknown_`.
     """
     probability = probabilities(logits / np.float32(calibration.temperature))
-    named, confidence = [labels[best] for best in probability.argmax(axis=1)], probability.max(axis=1)
-    believed = confidence >= calibration.threshold
-    predictions = [name if yes or name == SILENCE else UNKNOWN for name, yes in zip(named, believed, strict=True)]
-    return predictions, confidence
+    best, confidences = [labels[index] for index in probability.argmax(axis=1)], probability.max(axis=1)
+    accepted = confidences >= calibration.threshold
+    predictions = [label if yes or label == SILENCE else UNKNOWN for label, yes in zip(best, accepted, strict=True)]
+    return predictions, confidences
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:

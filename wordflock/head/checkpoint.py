@@ -16,7 +16,8 @@ from wordflock.encoder.spec import MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_la
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.calibration import Calibration
-from wordflock.head.numpy_head import Projection, shapes
+from wordflock.head.kinds import KINDS
+from wordflock.head.numpy_head import Projection
 from wordflock.settings import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from wordflock.head.torch_head import Head
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Checkpoint:
     """A head, what its features must be, and how it was trained."""
 
     labels: list[str]
-    head: str  # kind
+    head_kind: str
     width: int
     spec: FeatureSpec
     weights: dict[str, NDArray[np.float32]]
@@ -49,7 +50,7 @@ class Checkpoint:
         """The head with its weights, to be trained on; its size was allowed when it was trained first."""
         from wordflock.head.torch_head import build_head
 
-        sizes = self.head, self.spec.frames, self.width, len(self.labels)
+        sizes = self.head_kind, self.spec.frames, self.width, len(self.labels)
         head = build_head(*sizes, seed=None, allow_large=True, projection=self.projection)
         set_weights(head, self.weights)
         return head
@@ -67,7 +68,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         about = json.loads(metadata["wordflock"])
         if about.pop("format") != FORMAT:
-            raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it anew.")
+            raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it again.")
         about["spec"] = FeatureSpec(**about["spec"])
         about["calibration"] = Calibration(**about["calibration"])
         checkpoint = Checkpoint(weights=weights, **about)
@@ -106,8 +107,9 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if not MIN_WINDOW <= spec.window <= MAX_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
-    if checkpoint.random_features and (checkpoint.head, type(checkpoint.training["seed"])) != ("normalized", int):
-        raise ValueError(f"no head {checkpoint.head} has random features")
+    row = KINDS[checkpoint.head_kind]
+    if checkpoint.random_features and not (row.random_features and type(checkpoint.training["seed"]) is int):
+        raise ValueError(f"no head {checkpoint.head_kind} has random features")
     if spec.frame_pooling < 1:
         raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
     if spec.precision not in PRECISIONS:
@@ -116,7 +118,7 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"no encoder is computed by {spec.backend}")
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
         raise TypeError("weights are not float32")
-    theirs = shapes(checkpoint.head, spec.frames, checkpoint.width, len(labels), checkpoint.projection)
+    theirs = row.shapes(spec.frames, checkpoint.width, len(labels), checkpoint.random_features)
     if {name: array.shape for name, array in checkpoint.weights.items()} != theirs:
         raise ValueError("weights of another head")
 
@@ -137,12 +139,12 @@ def set_weights(head: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> 
 
 
 def own_weights(head: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """The weights of a head on the processor themselves, not copies: what is written to them is in the head."""
+    """The weights of a head on the CPU, not copies: writing to them changes the head."""
     return {name: tensor.numpy() for name, tensor in head.state_dict().items()}
 
 
 def overwrite(own: Mapping[str, NDArray[np.float32]], weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """`set_weights` for who holds a head's `own_weights`: once more as fast. Raises RuntimeError as that does."""
+    """`set_weights` for a head whose `own_weights` are known: twice as fast. Raises RuntimeError as that does."""
     _check_shapes(own, weights)
     for name, array in own.items():
         np.copyto(array, weights[name])

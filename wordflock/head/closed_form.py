@@ -1,10 +1,11 @@
-"""The best linear layer from sums over clips: add them, subtract them, solve.
+"""The best linear layer in closed form, from sufficient statistics: add them, subtract them, solve.
 
-Class-weighted ridge regression of the labels onto representations z of clips. All that it needs are sums, so clients
-send theirs once and the server solves what it would have solved with all clips in one place. Related: FedNCM (Legate
-2023), Fed3R (Fanì 2024), Analytic Federated Learning (He 2025).
+Class-weighted ridge regression of the labels onto representations z of clips. Its sufficient statistics are sums over
+clips (Gram matrix, cross moments, counts), so clients send theirs once and the server solves what it would have solved
+with all clips on one machine. Related: FedNCM (Legate 2023), Fed3R (Fanì 2024), Analytic Federated Learning (He 2025).
 
-Two messages: first `Moments`, from which the server makes the `Scale` that everyone standardises by; then `Sums`.
+Two messages: first `ScaleStatistics`, from which the server makes the `Scale` that all clients standardise by; then
+`Statistics`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RIDGES = (1e-3, 1e-2, 1e-1)  # times the mean diagonal of the Gram matrix
 
 @dataclass(frozen=True)
 class ScaleStatistics:
-    """Sums over clips that say where representations lie: what must be known before they can be standardised."""
+    """Sums over clips that give mean and deviation of representations: the first message, before standardising."""
 
     counts: Array  # (labels,), clips
     total: Array  # (d,), Σ z
@@ -38,7 +39,7 @@ class ScaleStatistics:
 
     @classmethod
     def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], count: int) -> ScaleStatistics:
-        """The moments of representations of shape (clips, d), with `count` labels in the task."""
+        """The statistics of representations of shape (clips, d), with `count` labels in the task."""
         z = z.astype(np.float64)
         return cls(np.bincount(labels, minlength=count).astype(np.float64), z.sum(axis=0), np.square(z).sum(axis=0))
 
@@ -56,16 +57,16 @@ class ScaleStatistics:
 
     @classmethod
     def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> ScaleStatistics:
-        """The moments in a message. Raises ValueError where they cannot be any."""
+        """The statistics in a message. Raises ValueError where they cannot be of any clips."""
         shapes = cls.shapes(size, labels)
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise ValueError("of another shape")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("not finite")
-        moments = cls(*(arrays[name].astype(np.float64) for name in shapes))
-        if (moments.counts < 0).any() or (moments.squares < 0).any():
-            raise ValueError("no moments")
-        return moments
+        statistics = cls(*(arrays[name].astype(np.float64) for name in shapes))
+        if (statistics.counts < 0).any() or (statistics.squares < 0).any():
+            raise ValueError("not sums over clips")
+        return statistics
 
     def scale(self) -> Scale:
         """Mean and standard deviation of every coordinate, and label weights that make all labels count alike.
@@ -84,7 +85,7 @@ class ScaleStatistics:
 @dataclass(frozen=True)
 class Scale:
     """What all clients standardise and weight by. Once chosen it is a constant of the run, like the ridge penalty:
-    clients that come or go later change the sums, not the scale."""
+    clients that come or go later change the statistics, not the scale."""
 
     mean: Array  # (d,)
     deviation: Array  # (d,)
@@ -113,7 +114,7 @@ class Statistics:
 
     @classmethod
     def of(cls, z: NDArray[np.float32], labels: NDArray[np.int64], scale: Scale) -> Statistics:
-        """The sums of representations of shape (clips, d)."""
+        """The statistics of representations of shape (clips, d)."""
         x = np.ones((len(z), z.shape[1] + 1))
         np.divide(z - scale.mean, scale.deviation, out=x[:, :-1])
         cross = np.zeros((x.shape[1], len(scale.label_weights)))
@@ -158,23 +159,23 @@ class Statistics:
 
     @classmethod
     def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> Statistics:
-        """The sums in a message, for representations of `size` coordinates.
+        """The statistics in a message, for representations of `size` coordinates.
 
         Raises ValueError where they cannot be sums of squares: wrong shapes, not finite, a negative diagonal.
         """
         shapes = cls.shapes(size, labels)
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise ValueError("of another shape")
-        sums = cls(*(arrays[name].astype(np.float64, copy=False) for name in shapes))
+        theirs = cls(*(arrays[name].astype(np.float64, copy=False) for name in shapes))
         if arrays["triangle"].dtype == np.float16:
-            clips = max(1.0, float(sums.counts.sum()))
-            sums = cls(sums.triangle * clips, sums.cross * clips, sums.counts)
-        if not all(np.isfinite(array).all() for array in (sums.triangle, sums.cross, sums.counts)):
+            clips = max(1.0, float(theirs.counts.sum()))
+            theirs = cls(theirs.triangle * clips, theirs.cross * clips, theirs.counts)
+        if not all(np.isfinite(array).all() for array in (theirs.triangle, theirs.cross, theirs.counts)):
             raise ValueError("not finite")
         rows = np.arange(size + 1)
-        if (sums.triangle[rows * (size + 1) - rows * (rows - 1) // 2] < 0).any() or (sums.counts < 0).any():
-            raise ValueError("no sums of squares")
-        return sums
+        if (theirs.triangle[rows * (size + 1) - rows * (rows - 1) // 2] < 0).any() or (theirs.counts < 0).any():
+            raise ValueError("not sums of squares")
+        return theirs
 
 
 def _triangle(x: Array) -> Array:
@@ -197,19 +198,18 @@ def _triangle(x: Array) -> Array:
 
 
 class StatisticsFolder:
-    """Sums kept on disk, as safetensors files: the total with the scale, and what single clients sent."""
+    """Statistics on disk, as safetensors files: the total with the scale, and those of single clients."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, scale: Scale, total: Statistics) -> None:
         """Keep the total."""
-        arrays = {"triangle": total.triangle, "cross": total.cross, "counts": total.counts}
-        self._save("total", {**arrays, **scale.packed()})
+        self._save("total", {**total.packed(), **scale.packed()})
 
-    def keep_client(self, client: int, sums: Statistics) -> None:
+    def keep_client(self, client: int, statistics: Statistics) -> None:
         """Keep what a client sent."""
-        self._save(f"client-{client}", {"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+        self._save(f"client-{client}", statistics.packed())
 
     def read(self) -> tuple[Scale, Statistics]:
         """The scale and the total. Raises WordflockError where there are none."""
@@ -245,33 +245,33 @@ class Solution:
     error: float  # generalised cross-validation, per clip
 
 
-def solve(sums: Statistics, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solution:
+def solve(statistics: Statistics, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solution:
     """The ridge regression with the penalty of least generalised cross-validation (Golub, Heath & Wahba 1979), which
-    needs the sums and no clip. Cholesky in float64; the constant is not penalised.
+    needs the statistics and no clip. Cholesky in float64; the constant is not penalised.
 
-    Raises WordflockError where the sums are no sums of squares.
+    Raises WordflockError where the Gram matrix is not positive definite.
     """
     from scipy.linalg import LinAlgError
     from threadpoolctl import threadpool_limits
 
-    gram = sums.gram
+    gram = statistics.gram
 
     def attempt(ridge: float) -> Solution | None:
-        # Sums in float16 may need a larger penalty than the least, for what was rounded is not positive definite.
+        # Statistics in float16 may need a larger penalty: rounding can make the Gram matrix indefinite.
         with suppress(LinAlgError, ValueError):
-            return _solve(gram, sums, scale, ridge)
+            return _solve(gram, statistics, scale, ridge)
         return None
 
     # One thread for each penalty: several for one spin while they wait for one another, ten times as long on a busy
-    # machine, and the last digits would hang on how many there are.
+    # machine, and the last digits would depend on how many there are.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         solutions = [solution for solution in pool.map(attempt, ridges) if solution]
     if not solutions:
-        raise WordflockError("The sums cannot be solved: not finite, or more was subtracted than added.")
+        raise WordflockError("The statistics cannot be solved: they are not finite, or more was subtracted than added.")
     return min(solutions, key=lambda solution: solution.error)
 
 
-def _solve(gram: Array, sums: Statistics, scale: Scale, ridge: float) -> Solution:
+def _solve(gram: Array, statistics: Statistics, scale: Scale, ridge: float) -> Solution:
     from scipy.linalg import cho_solve, cholesky
     from scipy.linalg.lapack import dtrtri
 
@@ -281,11 +281,11 @@ def _solve(gram: Array, sums: Statistics, scale: Scale, ridge: float) -> Solutio
     penalised = gram.copy(order="F")  # LAPACK's order, in which it works in place
     penalised[diagonal, diagonal] += penalty
     factor = cholesky(penalised, lower=False, overwrite_a=True)
-    solution: Array = cho_solve((factor, False), sums.cross)
-    # What is left of the labels, from the sums alone: |y - x b|² = |y|² - 2 b·c + b·G b.
-    clips = float(sums.counts.sum())
-    energy = float(scale.label_weights @ sums.counts)
-    residual = energy - 2 * float((solution * sums.cross).sum()) + float((solution * (gram @ solution)).sum())
+    solution: Array = cho_solve((factor, False), statistics.cross)
+    # The residual of the labels, from the statistics alone: |y - x b|² = |y|² - 2 b·c + b·G b.
+    clips = float(statistics.counts.sum())
+    energy = float(scale.label_weights @ statistics.counts)
+    residual = energy - 2 * float((solution * statistics.cross).sum()) + float((solution * (gram @ solution)).sum())
     # The squared norms of the rows of U⁻¹ are the diagonal of (UᵀU)⁻¹.
     inverse, _ = dtrtri(factor, lower=0, overwrite_c=True)
     freedom = len(gram) - penalty * float(np.square(inverse[:size]).sum())
@@ -297,8 +297,8 @@ def _solve(gram: Array, sums: Statistics, scale: Scale, ridge: float) -> Solutio
 def add_labels(
     scale: Scale, total: Statistics, labels: Sequence[str], placed: Sequence[str], arriving: NDArray[np.float64]
 ) -> tuple[Scale, Statistics]:
-    """The scale and the sums of a head with `labels`, for one with the labels `placed`: new ones have nothing in the
-    sums yet, and their `arriving` clips will weigh as much in all as those of another label do on average.
+    """The scale and the statistics of a head with `labels`, for one with the labels `placed`: new ones have no clips in
+    the statistics yet, and their `arriving` clips will weigh as much in all as those of another label do on average.
 
     Raises WordflockError for a label that is left out, and for a new one of which no clips arrive.
     """

@@ -16,7 +16,7 @@ UNCALIBRATED = Calibration()
 
 @dataclass(frozen=True)
 class Score:
-    """What a head made of the clips of one split."""
+    """How a head did on the clips of one split."""
 
     accuracy: float
     interval: tuple[float, float]  # Wilson, 95%
@@ -27,8 +27,8 @@ class Score:
     confusion: list[list[int]]  # rows: the true label; columns: the predicted one
     labels: list[str]
     parameters: int
-    threshold: float = 0.0  # the checkpoint's, below which a keyword is not believed
-    accuracy_with_rejection: float = 0.0  # of what is answered with it
+    threshold: float = 0.0  # the checkpoint's, below which a keyword is rejected
+    accuracy_with_rejection: float = 0.0  # of the predictions with that threshold
     recall_with_rejection: dict[str, float | None] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _recall(correct: NDArray[np.bool_], targets: NDArray[np.int64], labels: list
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927), which stays honest near 0 and 1."""
+    """The 95% interval of a proportion (Wilson 1927), which is valid near 0 and 1 too."""
     z = 1.959963984540054
     p, z2 = successes / trials, z * z / trials
     centre = (p + z2 / 2) / (1 + z2)

@@ -1,4 +1,4 @@
-"""Heads in numpy alone, for who only asks them: a device that hears words needs no torch."""
+"""Heads in numpy alone: a device that only runs inference needs no torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.head.kinds import KINDS
 from wordflock.randomness import numpy_generator
 
 Array = NDArray[np.float32]
+Weights = Mapping[str, Array]
 
-ATTENTION, CHANNELS, HIDDEN = 128, 128, 256  # hidden sizes of the attentive, the convolution and the mean head
 MIN_VARIANCE = 1e-5  # of attentive pooling, and what layer norm adds to one
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Random features: linear ones, drawn from a seed. Nobody trains, sends or stores the map, for all can draw it."""
+    """Linear random features, drawn from a seed: every machine can draw the matrix, so no one stores or sends it."""
 
     size: int
     seed: int
@@ -36,61 +37,53 @@ def _gaussian(seed: int, width: int, size: int) -> Array:
     return generator.standard_normal((width, size), dtype=np.float32) / np.float32(math.sqrt(size))
 
 
-def shapes(
-    kind: str, frames: int, width: int, labels: int, projection: Projection | None = None
-) -> dict[str, tuple[int, ...]]:
-    """The weights of a head, as head.py names them, and their shapes. Raises KeyError for an unknown kind."""
-    norm = {"norm.weight": (width,), "norm.bias": (width,)}
-    before: dict[str, dict[str, tuple[int, ...]]] = {
-        "attentive": {
-            **norm,
-            "attention_in.weight": (ATTENTION, width),
-            "attention_in.bias": (ATTENTION,),
-            "attention_out.weight": (width, ATTENTION),
-        },
-        "convolution": {"mix.weight": (CHANNELS, frames, 1), "mix.bias": (CHANNELS,)},
-        "mean": {**norm, "hidden.weight": (HIDDEN, width), "hidden.bias": (HIDDEN,)},
-        "linear": {},
-        "linear-mean": {},
-        "normalized": {},
-    }
-    sizes = {"attentive": 2 * width, "convolution": CHANNELS * width, "mean": HIDDEN, "linear-mean": width}
-    size = projection.size if projection else sizes.get(kind, frames * width)
-    return {**before[kind], "output.weight": (labels, size), "output.bias": (labels,)}
+def logits(kind: str, weights: Weights, features: Array, projection: Projection | None = None) -> Array:
+    """The logits, shape (batch, labels), of the head of that kind with these weights.
+
+    `features` has shape (batch, frames, width). Raises KeyError for an unknown kind.
+    """
+    pooled: Array = globals()[KINDS[kind].numpy_pool](weights, features)
+    if projection:
+        pooled = pooled @ projection.matrix(pooled.shape[1])
+    scores: Array = pooled @ weights["output.weight"].T + weights["output.bias"]
+    return scores
 
 
-def logits(kind: str, weights: Mapping[str, Array], features: Array, projection: Projection | None = None) -> Array:
-    """What the head of that kind with these weights answers to features of shape (batch, frames, width)."""
-    pooled = _pooled(kind, weights, features, projection)
-    answers: Array = pooled @ weights["output.weight"].T + weights["output.bias"]
-    return answers
+# What `Head.pool` of each kind computes in torch: features (batch, frames, width) to one vector a clip.
 
 
-def _pooled(kind: str, weights: Mapping[str, Array], x: Array, projection: Projection | None) -> Array:
-    """The vector of each clip: what `Head.pool` computes in torch."""
-    pooled: Array = x.reshape(len(x), -1)  # the linear head's
-    match kind:
-        case "attentive":
-            x = _normal(x) * weights["norm.weight"] + weights["norm.bias"]
-            hidden = np.tanh(x @ weights["attention_in.weight"].T + weights["attention_in.bias"])
-            scores = hidden @ weights["attention_out.weight"].T
-            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-            weighted = powers / powers.sum(axis=1, keepdims=True) * x
-            mean = weighted.sum(axis=1)
-            variance = np.maximum((weighted * x).sum(axis=1) - mean * mean, np.float32(MIN_VARIANCE))
-            pooled = np.concatenate([mean, np.sqrt(variance)], axis=1)
-        case "convolution":
-            mixed = weights["mix.weight"][:, :, 0] @ x + weights["mix.bias"][:, None]
-            pooled = np.maximum(mixed, 0).reshape(len(x), -1)
-        case "mean":
-            normal: Array = _normal(x.mean(axis=1)) * weights["norm.weight"] + weights["norm.bias"]
-            pooled = _gelu(normal @ weights["hidden.weight"].T + weights["hidden.bias"])
-        case "linear-mean":
-            pooled = x[:, 0]
-        case "normalized":
-            pooled = _normal(x).reshape(len(x), -1) / np.float32(math.sqrt(x.shape[1] * x.shape[2]))
-            pooled = pooled if projection is None else pooled @ projection.matrix(pooled.shape[1])
+def pool_attentive(weights: Weights, x: Array) -> Array:
+    x = _normal(x) * weights["norm.weight"] + weights["norm.bias"]
+    hidden = np.tanh(x @ weights["attention_in.weight"].T + weights["attention_in.bias"])
+    scores = hidden @ weights["attention_out.weight"].T
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weighted = powers / powers.sum(axis=1, keepdims=True) * x
+    mean = weighted.sum(axis=1)
+    variance = np.maximum((weighted * x).sum(axis=1) - mean * mean, np.float32(MIN_VARIANCE))
+    return np.concatenate([mean, np.sqrt(variance)], axis=1)
+
+
+def pool_convolution(weights: Weights, x: Array) -> Array:
+    mixed = weights["mix.weight"][:, :, 0] @ x + weights["mix.bias"][:, None]
+    pooled: Array = np.maximum(mixed, 0).reshape(len(x), -1)
     return pooled
+
+
+def pool_mean(weights: Weights, x: Array) -> Array:
+    normal: Array = _normal(x.mean(axis=1)) * weights["norm.weight"] + weights["norm.bias"]
+    return _gelu(normal @ weights["hidden.weight"].T + weights["hidden.bias"])
+
+
+def pool_linear(weights: Weights, x: Array) -> Array:
+    return x.reshape(len(x), -1)
+
+
+def pool_linear_mean(weights: Weights, x: Array) -> Array:
+    return x[:, 0]
+
+
+def pool_normalized(weights: Weights, x: Array) -> Array:
+    return _normal(x).reshape(len(x), -1) / np.float32(math.sqrt(x.shape[1] * x.shape[2]))
 
 
 def _normal(x: Array) -> Array:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
-from wordflock.head.numpy_head import ATTENTION, CHANNELS, HIDDEN, MIN_VARIANCE, Projection
-from wordflock.settings import HEADS
+from wordflock.head.kinds import ATTENTION, CHANNELS, HIDDEN, KINDS
+from wordflock.head.numpy_head import MIN_VARIANCE, Projection
 
 MAX_PARAMETERS = 800_000  # parameters
 
@@ -27,28 +27,21 @@ def build_head(
 ) -> Head:
     """A head that takes features of shape (batch, frames, width) to logits of shape (batch, labels).
 
-    Its first weights depend on `seed` alone; without a seed they are anything, for a head that gets its weights from
+    Its first weights depend on `seed` alone; without a seed they are arbitrary, for a head that gets its weights from
     elsewhere. Raises WordflockError for an unknown kind, for a kind that has no `projection` where one is given, and
     for a head of over 800,000 parameters unless `allow_large`.
     """
-    builders: dict[str, type[Head]] = {
-        "attentive": AttentiveHead,
-        "convolution": ConvolutionHead,
-        "mean": MeanHead,
-        "linear": LinearHead,
-        "linear-mean": LinearMeanHead,
-        "normalized": NormalizedHead,
-    }
-    if kind not in builders:
-        raise WordflockError(f"There is no head {kind!r}; choose one of {', '.join(HEADS)}.")
-    if projection and kind != "normalized":
-        raise WordflockError(f"--head {kind} has no random features; take --head normalized.")
+    if kind not in KINDS:
+        raise WordflockError(f"There is no head {kind!r}; choose one of {', '.join(KINDS)}.")
+    if projection and not KINDS[kind].random_features:
+        able = ", ".join(name for name, other in KINDS.items() if other.random_features)
+        raise WordflockError(f"--head {kind} has no random features; take --head {able}.")
+    head_class = globals()[KINDS[kind].torch_class]
     with torch.random.fork_rng(devices=[]):  # torch initialises from its global generator: leave that as it was
         if seed is not None:
             torch.manual_seed(seed)
-        head = (
-            NormalizedHead(frames, width, labels, projection) if projection else builders[kind](frames, width, labels)
-        )
+        sizes = frames, width, labels
+        head: Head = head_class(*sizes, projection) if projection else head_class(*sizes)
     count = count_parameters(head)
     if count > MAX_PARAMETERS and not allow_large:
         raise WordflockError(
@@ -144,7 +137,7 @@ class LinearHead(Head):
 
 
 class LinearMeanHead(Head):
-    """A linear layer over the first of two pooled frames, the mean, without the deviation: a quarter of the sums."""
+    """A linear layer over the first of two pooled frames, the mean, not the deviation: a quarter of the statistics."""
 
     def __init__(self, frames: int, width: int, labels: int) -> None:
         super().__init__()
@@ -157,8 +150,8 @@ class LinearMeanHead(Head):
 class NormalizedHead(LinearHead):
     """A linear layer over clips that are brought to mean 0 and norm 1 each by itself.
 
-    It needs no clip but the one at hand to be standardised, and no clip weighs more than another: what differential
-    privacy asks for (privacy.py), and what lets a random projection see all coordinates alike.
+    A clip is standardised by its own values alone, and no clip weighs more than another. Differential privacy needs
+    both (privacy/mechanism.py), and a random projection needs coordinates of one scale.
     """
 
     def __init__(self, frames: int, width: int, labels: int, projection: Projection | None = None) -> None:

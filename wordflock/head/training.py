@@ -156,12 +156,14 @@ def pool(head: Head, features: Features) -> NDArray[np.float32]:
 
 
 def load_solution(head: Head, solution: Solution) -> None:
-    """Make a solution in closed form the head's last layer."""
-    head.load_state_dict({name: torch.from_numpy(array) for name, array in layer(solution).items()}, strict=False)
+    """Make a closed-form solution the head's output layer."""
+    head.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in output_weights(solution).items()}, strict=False
+    )
 
 
-def layer(solution: Solution) -> dict[str, NDArray[np.float32]]:
-    """A solution in closed form as a head's weights: those of its last layer."""
+def output_weights(solution: Solution) -> dict[str, NDArray[np.float32]]:
+    """A closed-form solution as the weights of a head's output layer."""
     arrays = {"output.weight": solution.weight, "output.bias": solution.bias}
     return {name: (array * SHARPNESS).astype(np.float32) for name, array in arrays.items()}
 

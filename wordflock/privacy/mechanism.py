@@ -1,9 +1,9 @@
 """Differential privacy: how much noise, on what, and what it comes to.
 
-A private solution in closed form has two releases: where clips lie, roughly, and the noisy sums of `PrivateSums` around
-that centre. All else (the repair of the Gram matrix, label weights, the solving) is made from them alone, and so costs
-nothing more. Clips are not standardised by the clients' moments, which would be more to release, but by themselves: see
-NormalizedHead.
+A private solution in closed form has two releases: a rough centre of the clips, and the noisy statistics of
+`PrivateStatistics` around it. All else (the repair of the Gram matrix, label weights, the solving) is made from them
+alone, so it costs no privacy. Clips are not standardised by the clients' means and deviations, which would be a further
+release, but each by its own: see NormalizedHead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLIP = {
     "clip": 1.0,
     "client": 16.0,
 }  # the norm that a unit's contribution is clipped to, where --dp-clipping-norm is not given
-CROSS = 2.0  # how much more exactly than the Gram matrix the cross moments are released
+CROSS = 2.0  # how much more precisely the cross moments are released than the Gram matrix
 CENTRE = 0.1  # of the budget goes into the centre: nine tenths of a clip's square norm are common to all clips
 SPREAD = 0.3  # about as far are clips from it; they are divided by it, so that again their norm is about one
 COUNTS = 0.5  # and the counts
@@ -223,7 +223,9 @@ class PrivateStatistics:
             "noise_by": noise_by,
             "assumptions": [
                 f"neighbours differ by one {self.unit} added or removed",
-                "the server keeps the sums it got to itself" if noise_by == "server" else "clients clip and add noise",
+                "the server keeps the statistics it got to itself"
+                if noise_by == "server"
+                else "clients clip and add noise",
                 "who took part, and the clips that each said it has, are not protected",
                 "settings were not chosen by looking at these clips",
                 "noise is in float64 (see Mironov 2012 for what an attack on its last bits would need)",

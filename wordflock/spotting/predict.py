@@ -61,7 +61,7 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
     samples = round(checkpoint.spec.window * SAMPLE_RATE)
     for file, clip in zip(files, clips, strict=True):
         features = encode(fit(clip, samples)[np.newaxis]).astype(np.float32)
-        scores = logits(checkpoint.head, checkpoint.weights, features, checkpoint.projection)
+        scores = logits(checkpoint.head_kind, checkpoint.weights, features, checkpoint.projection)
         (said,), (sure,) = decide(scores, checkpoint.labels, checkpoint.calibration)
         yield file, said, float(sure)
 
