@@ -14,8 +14,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import Statistics as ClosedSums
-from wordflock.head.closed_form import StatisticsFolder, solve
+from wordflock.head.closed_form import Statistics, StatisticsFolder, solve
 from wordflock.head.metrics import Score
 from wordflock.head.training import SHARPNESS, pool
 from wordflock.partition import federation
@@ -50,7 +49,7 @@ def expected(asked: FederationSettings, folder: Path, keep, change=lambda labels
     chosen = [i for i, clip in enumerate(clips) if keep(clip, names[features.labels[i]], owner[int(features.rows[i])])]
     left = features.select(np.array(chosen))
     indices = np.array([(labels or names).index(change(clips[i], names[features.labels[i]])) for i in chosen])
-    return solve(ClosedSums.of(pool(head, left), indices, scale), scale)
+    return solve(Statistics.of(pool(head, left), indices, scale), scale)
 
 
 def assert_same(folder: Path, solution) -> None:
@@ -63,7 +62,9 @@ def same_label(clip, label):
     return label
 
 
-@pytest.mark.parametrize("how", [{}, {"keep": "by-client"}, {"head": "normalized", "random_features": 40, "seed": 5}])
+@pytest.mark.parametrize(
+    "how", [{}, {"keep_statistics": "by-client"}, {"head": "normalized", "random_features": 40, "seed": 5}]
+)
 def test_a_client(asked, how, tmp_path):
     asked = replace(asked, **how)
     folder = simulate(asked)
