@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: simulate test bench format clean
+.PHONY: simulate test test-all fuzz bench format clean
 
 simulate: .venv/train  ## 100 simulated clients teach one head to recognise words
 	$(BIN)/wordflock simulate
@@ -12,6 +12,12 @@ test: .venv/dev  ## everything that must hold before a change lands
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-all: .venv/dev  ## the slow tests as well: minutes of killed commands
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not fuzz'
+
+fuzz: .venv/dev  ## mutated recordings, archives, checkpoints, messages and tables
+	$(BIN)/pytest --numprocesses 2 -m fuzz
 
 bench: .venv/dev  ## every figure about speed, measured on this machine; BENCH="--data speech_commands.tar" for recordings
 	$(BIN)/python -m benchmarks.bench $(BENCH)
