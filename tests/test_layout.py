@@ -16,7 +16,7 @@ WINGS = (
     ("encoder",),
     ("head",),
     ("privacy",),
-    ("prepare", "partition", "predictions", "run", "figures", "describe", "centralized", "revise"),
+    ("prepare", "partition", "predictions", "runs", "run", "figures", "describe", "centralized", "revise"),
     ("federation",),
     ("devices",),
     ("spotting",),

@@ -9,20 +9,20 @@ import sys
 
 import pytest
 
-from wordflock.progress import going_on, progress
+from wordflock.progress import going_on, print_line, progress, report, reporting
 
 WORKS = """
 import sys
-from wordflock.progress import going_on, progress
-with progress("rounds", 3, "rounds", relay="relay" in sys.argv) as advance:
+from wordflock.progress import going_on, print_line, progress, reporting
+with reporting(print_line), progress("rounds", 3, "rounds", relay="relay" in sys.argv) as advance:
     advance(1, "accuracy 0.5000")
     print("a line")
     going_on("waiting for [2]")
 """
 SHOWS = """
 import sys
-from wordflock.progress import relayed
-with relayed() as for_the_bar:
+from wordflock.progress import print_line, relayed, reporting
+with reporting(print_line), relayed() as for_the_bar:
     for line in map(str.rstrip, sys.stdin):
         if not for_the_bar(line):
             print(line)
@@ -71,8 +71,20 @@ def test_a_terminal_shows_how_far_it_is_and_a_pipe_gets_the_lines_alone(relayed:
 
 def test_where_no_bar_is_open_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
     going_on("waiting")
-    with progress("rounds", 3, "rounds", relay=True) as advance:
+    with reporting(print_line), progress("rounds", 3, "rounds", relay=True) as advance:
         advance(1)
         advance(0)
     going_on("waiting")
     assert len(capfd.readouterr().out.splitlines()) == 1, "what is as it was is not said again"
+
+
+def test_nothing_is_printed_unless_someone_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    report("a line")
+    with progress("rounds", 3, "rounds", relay=True) as advance:
+        advance(1)
+    assert capfd.readouterr() == ("", "")
+    lines: list[str] = []
+    with reporting(lines.append):
+        report("a line")
+    report("another")
+    assert lines == ["a line"] and capfd.readouterr() == ("", "")

@@ -23,21 +23,24 @@ from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import Recipe, evaluate_head, load_solution, make_optimizer, pool, train_epoch
 from wordflock.prepare import Prepared, prepare, resolved
 from wordflock.privacy.mechanism import PrivateStatistics, format_privacy
-from wordflock.progress import progress
+from wordflock.progress import progress, report
 from wordflock.randomness import numpy_generator
-from wordflock.run import LAST, METRICS, Run, checkpoint_of, finish, new_head
+from wordflock.run import Run, checkpoint_of, finish, new_head
+from wordflock.runs import LAST, METRICS, find_checkpoint
 from wordflock.settings import TrainSettings
 
 
 def train(settings: TrainSettings) -> Path:
     """Train a head on the training split, keep the best by validation, score that one on the test split.
 
-    Prints its progress; returns the run's folder. Interrupted or killed, it leaves the checkpoint of the last whole
+    Returns the run's folder. Interrupted or killed, it leaves the checkpoint of the last whole
     epoch, from which it goes on to the same result as if it had never stopped: in the folder of that checkpoint's run,
     unless the settings name another. Raises WordflockError where the loss is no longer a finite number.
     """
     started = time.perf_counter()
     settings.check_privacy()
+    if settings.checkpoint:
+        settings = replace(settings, checkpoint=str(find_checkpoint(settings.checkpoint, LAST)))
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None
     prepared = prepare(settings)
     settings = resolved(settings, prepared)
@@ -62,10 +65,10 @@ def train(settings: TrainSettings) -> Path:
             raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
     run = Run(settings, "train", going_on=going_on)
     trained: Any = torch.compile(head) if settings.compile else head
-    print(f"head parameters = {count_parameters(head):,}")
+    report(f"head parameters = {count_parameters(head):,}")
     score = evaluate_head(head, prepared.features["validation"], labels, device=where)
     when = f"after epoch {done}" if done else "before training"
-    print(f"{when}: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+    report(f"{when}: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
     (run.folder / METRICS).unlink(missing_ok=True)  # what it tells of is over
     _forget_optimizers(run.folder, done)  # a kill may have left one more
@@ -95,7 +98,7 @@ def train(settings: TrainSettings) -> Path:
             _save_optimizer(_optimizer_file(run.folder, epoch + 1), optimizer)
             best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
             _forget_optimizers(run.folder, epoch + 1)
-            print(
+            report(
                 f"epoch {epoch + 1}: train loss = {loss:.4f}, validation loss = {score.loss:.4f}, "
                 f"accuracy = {score.accuracy:.4f}{' (best)' if best else ''}"
             )
@@ -107,7 +110,7 @@ def train(settings: TrainSettings) -> Path:
 def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]) -> Path:
     """The head whose output layer is solved in closed form, as that strategy of a federation does."""
     run = Run(settings, "train")
-    print(f"head parameters = {count_parameters(head):,}")
+    report(f"head parameters = {count_parameters(head):,}")
     started = time.perf_counter()
     features, labels = prepared.features["train"], prepared.task.labels
     z = pool(head, features)
@@ -117,7 +120,7 @@ def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, 
         mechanism = mechanism.centred(mechanism.middle(z), len(z))
         load_solution(head, mechanism.solve(mechanism.noisy(mechanism.contribution(z, features.labels))))
         metrics["privacy"] = mechanism.report("server")
-        print(format_privacy(metrics["privacy"]))
+        report(format_privacy(metrics["privacy"]))
     else:
         scale = ScaleStatistics.of(z, features.labels, len(labels)).scale()
         total = Statistics.of(z, features.labels, scale)
@@ -127,7 +130,7 @@ def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, 
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)
     run.record("epoch", checkpoint, validation_loss=score.loss)
-    print(f"solved: validation loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+    report(f"solved: validation loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
     finish(run, "epoch", settings, prepared, metrics)
     return run.folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -16,9 +17,18 @@ class OptionError(WordflockError):
     """An option with a value that it cannot have: `option` is the name of the field or argument."""
 
     def __init__(self, option: str, value: Any, problem: str) -> None:
-        self.option, self.value, self.problem = option, value, problem
-        super().__init__(f"{option} = {value!r} {problem}.")
+        self.option, self.value = option, value
+        self.problem = problem if problem.endswith("?") else f"{problem}."
+        super().__init__(f"{option} = {value!r} {self.problem}")
 
 
 class WordflockWarning(UserWarning):
     """Something was left out or assumed, and the work goes on; shown once, on standard error."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """What to add to a sentence about a misspelt word, the choice nearest to it; empty where none is near."""
+    import difflib  # here, because only mistakes need it
+
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

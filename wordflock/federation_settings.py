@@ -174,7 +174,7 @@ class ServerSettings(FederationSettings):
 class ClientSettings(PartitionSettings):
     """One device of a federation."""
 
-    server_address: str = option("", "Address and port of the server.", FEDERATION)
+    server_address: str = option("", "Address and port of the server.", FEDERATION, short="server")
     data: str = option("", "Folder or archive with this device's recordings.", DATA)
     cid: int | None = option(
         None, "Play this client (from 0) of the --clients that share --data.", FEDERATION, rare=True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_type_hints
 
-from wordflock.errors import OptionError
+from wordflock.errors import OptionError, did_you_mean
 
 # The groups of the command line's help, in their order.
 DATA, FEATURES, TRAINING, FEDERATION, PRIVACY, OUTPUT = (
@@ -30,11 +30,12 @@ def option(
     maximum: float | None = None,
     rare: bool = False,
     infinite: bool = False,
+    short: str = "",
 ) -> Any:
-    """A field of a settings class. `help` is one sentence, `rare` options are shown by --help-all only, and a number
-    may be infinite only where `infinite` says so."""
+    """A field of a settings class. `help` is one sentence, `rare` options are shown by --help-all only, a number may be
+    infinite only where `infinite` says so, and `short` is a second name on the command line."""
     about = {"help": help, "group": group, "choices": choices, "minimum": minimum, "maximum": maximum}
-    return field(default=default, metadata={**about, "rare": rare, "infinite": infinite})
+    return field(default=default, metadata={**about, "rare": rare, "infinite": infinite, "short": short})
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Options:
         for f in fields(self):
             value, choices = getattr(self, f.name), f.metadata["choices"]
             if choices and value not in choices:
-                raise OptionError(f.name, value, f"is none of {', '.join(choices)}")
+                raise OptionError(f.name, value, f"is none of {', '.join(choices)}{did_you_mean(str(value), choices)}")
             if value is None or isinstance(value, str):
                 continue
             minimum, maximum = f.metadata["minimum"], f.metadata["maximum"]
@@ -68,13 +69,18 @@ class Options:
 
         Raises OptionError for a value of the wrong type.
         """
+        return cls(**cls.values_of(config))
+
+    @classmethod
+    def values_of(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that a flat configuration gives, by the names of the fields; raises OptionError likewise."""
         types = get_type_hints(cls)
         values = {}
         for f in fields(cls):
             if (key := dashed(f.name)) in config:
                 value = None if config[key] == "" and f.default is None else config[key]
                 values[f.name] = checked_type(f.name, value, types[f.name])
-        return cls(**values)
+        return values
 
 
 def checked_type(name: str, value: Any, kind: Any) -> Any:

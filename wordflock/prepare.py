@@ -73,13 +73,11 @@ def resolved(settings: AnySettings, prepared: Prepared) -> AnySettings:
     return replace(settings, backend=prepared.spec.backend, precision=prepared.spec.precision)
 
 
-def encode_all(settings: Settings) -> None:
-    """Encode the clips of every split that has any, and say what there is."""
+def encode_all(settings: Settings) -> list[Features]:
+    """The features of every split that has clips, encoded where they were not yet."""
     table = load_table(settings)
     prepared = prepare(settings, [split for split in SPLITS if table.of_split(split)])
-    clips = sum(len(features) for features in prepared.features.values())
-    array = next(iter(prepared.features.values())).array
-    print(f"{clips} clips ready: {array.shape[1]} frames of width {array.shape[2]}, {array.nbytes / 1e6:.0f} MB")
+    return list(prepared.features.values())
 
 
 def load_table(settings: DataSettings) -> ClipTable:

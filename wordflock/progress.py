@@ -1,7 +1,9 @@
-"""The one progress bar: on standard error, only where a person looks, gone when the work is done.
+"""What the work reports while it goes on: lines, and the one progress bar.
 
-The person may look at another process: the server's ServerApp has a bar, and `wordflock server` has the terminal. Such
-a process relays its bar, as lines of its standard output that the other one shows.
+Nobody is told anything unless someone asked, with `reporting`: the command line prints the lines, Python stays silent.
+The bar is on standard error, only on a terminal or in a notebook, and gone when the work is done. The terminal may be
+another process's: the server's ServerApp has a bar, and `wordflock server` has the terminal. Such a process relays its
+bar, as lines of its standard output that the other one shows.
 """
 
 from __future__ import annotations
@@ -13,8 +15,36 @@ from contextlib import ExitStack, contextmanager
 
 RELAYED = "\x01"  # what a line for the bar of another process begins with
 Show = Callable[[int, str, str], None]  # how many are done, what they came to, and what is going on
+Reporter = Callable[[str], None]
 
 _open: list[Callable[[str], None]] = []
+_reporters: list[Reporter] = []  # the last one counts
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """Have what is reported inside the block told to `reporter`, a line at a time, and bars shown."""
+    _reporters.append(reporter)
+    try:
+        yield
+    finally:
+        _reporters.pop()
+
+
+def report(line: str) -> None:
+    """Tell whoever asked what has happened."""
+    if _reporters:
+        _reporters[-1](line)
+
+
+def is_reported() -> bool:
+    """Whether anyone asked."""
+    return bool(_reporters)
+
+
+def print_line(line: str) -> None:
+    """The reporter of a process whose lines are read as they come."""
+    print(line, flush=True)
 
 
 @contextmanager
@@ -68,7 +98,7 @@ def _relay(what: str, total: int, unit: str) -> Show:
         nonlocal said
         line = RELAYED + json.dumps([[what, total, unit], [done, last, now]])
         if line != said:
-            print(line, flush=True)
+            report(line)
         said = line
 
     return show
@@ -76,6 +106,9 @@ def _relay(what: str, total: int, unit: str) -> Show:
 
 @contextmanager
 def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
+    if not _reporters:
+        yield lambda *_: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
@@ -93,8 +126,9 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
     )
     # What is printed meanwhile goes above the bar, but not there from a pipe or a file.
     above = sys.stdout.isatty()
+    shown = console.is_terminal or console.is_jupyter
     with Progress(
-        *columns, console=console, expand=True, transient=True, redirect_stdout=above, disable=not console.is_terminal
+        *columns, console=console, expand=True, transient=True, redirect_stdout=above, disable=not shown
     ) as bar:
         task = bar.add_task(what, total=total, speed="", note="")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_
 from wordflock.head.torch_head import Head
 from wordflock.head.training import output_weights, pool
 from wordflock.prepare import load_table, prepare
-from wordflock.run import BEST, LAST
+from wordflock.runs import BEST, LAST, read_config
 from wordflock.settings import DataSettings, HeadSettings, TrainSettings
 
 REVISIONS = "revisions.jsonl"
@@ -143,10 +142,7 @@ class _Run:
 
 
 def _open(folder: Path) -> _Run:
-    try:
-        config = tomllib.loads((folder / "config.toml").read_text())
-    except (OSError, ValueError) as error:
-        raise WordflockError(f"{folder} is no run; give a folder such as runs/<name>.") from error
+    config = read_config(folder)
     sums = StatisticsFolder(folder / "statistics")
     if not (sums.folder / "total.safetensors").exists():
         raise WordflockError(f"The run {folder} kept no sums; only runs with --strategy closed-form can be revised.")

@@ -26,9 +26,9 @@ from wordflock.head.torch_head import Head, build_head, count_parameters
 from wordflock.head.training import predict
 from wordflock.predictions import ClipPrediction, predictions_of, write_predictions
 from wordflock.prepare import Prepared
+from wordflock.progress import report
+from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_history
 from wordflock.settings import HeadSettings
-
-BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.json"
 
 
 class Run:
@@ -42,7 +42,7 @@ class Run:
         import tomli_w
 
         self.folder = _make_folder(settings, mode, going_on)
-        write_atomically(self.folder / "config.toml", tomli_w.dumps({"mode": mode, **settings.as_config()}).encode())
+        write_atomically(self.folder / CONFIG, tomli_w.dumps({"mode": mode, **settings.as_config()}).encode())
         self.history = read_history(self.folder) if going_on else []
         self.best = max((line["validation_accuracy"] for line in self.history), default=-1.0)
         from torch.utils.tensorboard import SummaryWriter
@@ -64,7 +64,7 @@ class Run:
         line = {counter: number, "validation_accuracy": accuracy, **values}
         self.history = [old for old in self.history if old[counter] < number] + [line]
         lines = "".join(json.dumps(old) + "\n" for old in self.history)
-        write_atomically(self.folder / "history.jsonl", lines.encode())
+        write_atomically(self.folder / HISTORY, lines.encode())
         save_checkpoint(self.folder / LAST, checkpoint)
         for key, value in line.items():
             if isinstance(value, float):
@@ -79,12 +79,6 @@ class Run:
             plot_accuracy(self.history, counter, self.folder / "accuracy.png")
         self._events.close()
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's history."""
-    path = folder / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _make_folder(settings: HeadSettings, mode: str, going_on: bool) -> Path:
@@ -150,10 +144,10 @@ def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, m
         predictions += predictions_of(split, clips, logits, targets, best.labels, best.calibration)
         low, high = result.interval
         if split == "test":
-            print(
+            report(
                 f"test of the best ({counter} {best.training[counter]}): loss = {result.loss:.4f}, "
                 f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"
             )
     write_predictions(run.folder, predictions)
     run.finish(counter, metrics)
-    print(f"run: {run.folder}")
+    report(f"run: {run.folder}")

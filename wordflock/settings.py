@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def default_cache() -> Path:
     """The folder for everything that can be made again, unless --cache names another."""
-    return Path.home() / ".cache" / "wordflock"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wordflock"
 
 
 @dataclass(frozen=True)

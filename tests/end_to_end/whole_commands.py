@@ -133,7 +133,7 @@ def assert_one_sentence(answer: Answer, status: int = 2, begin: str = "Error: ")
     assert "Traceback" not in answer.err and "Traceback" not in answer.out, answer
     sentences = [line for line in answer.err.splitlines() if line and not line.startswith("Warning: ")]
     assert len(sentences) == 1, answer
-    assert sentences[0].startswith(begin) and sentences[0].endswith("."), answer
+    assert sentences[0].startswith(begin) and sentences[0].endswith((".", "?")), answer
     assert answer.status == status, answer
     return sentences[0]
 

@@ -1,25 +1,20 @@
-"""The command line: one thin module a command, and nothing imported before it is needed."""
+"""The command line: commands hold no logic, and all printing is here. `commands.py` has the table of them."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 
-import typer
+from wordflock.errors import OptionError, WordflockError, WordflockWarning
 
-from wordflock.errors import WordflockWarning
-
-app = typer.Typer(
-    help="Teach devices to recognise spoken words from recordings that never leave them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-data_app = typer.Typer(help="Make and describe data sets.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+FAILED, USERS_MISTAKE, INTERRUPTED = 1, 2, 130  # exit statuses, beside 0
 
 
 def main() -> None:
@@ -31,6 +26,50 @@ def main() -> None:
     warnings.simplefilter("ignore")  # other people's; ours are for users
     warnings.simplefilter("always", WordflockWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
-    from wordflock.cli import certificates, client, data, evaluate, predict, prepare, revise, server, simulate, train  # noqa: F401
+    with one_sentence():
+        from wordflock.cli.commands import run
 
-    app()
+        run(sys.argv[1:])
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """What goes wrong is said in one sentence on standard error: status 2 for a user's mistake, no traceback."""
+    try:
+        yield
+    except OptionError as error:
+        _end(f"Error: {on_command_line(error)}", USERS_MISTAKE)
+    except WordflockError as error:
+        _end(f"Error: {error}", USERS_MISTAKE)
+    except KeyboardInterrupt as interrupt:  # its text, where it has one, says how to go on
+        _end(f"Interrupted; what was finished is kept{f': {interrupt}' if interrupt.args else ''}.", INTERRUPTED)
+    except BrokenPipeError:
+        raise SystemExit(FAILED) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "wordflock").startswith("wordflock"):
+            raise  # a fault of ours
+        _end(f"Error: This needs {error.name}, which is not installed; pip install 'wordflock[train]'.", USERS_MISTAKE)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _end("Error: The disk is full; make room and run again: what was finished is kept.", USERS_MISTAKE)
+        where = f" ({error.filename})" if error.filename else ""
+        _end(f"Error: {error.strerror or error}{where}.", USERS_MISTAKE)
+    except Exception as error:
+        from cyclopts import CycloptsError
+
+        if not isinstance(error, CycloptsError):
+            traceback.print_exc()
+            raise SystemExit(FAILED) from None
+        _end(f"Error: {' '.join(str(error).split())}", USERS_MISTAKE)
+
+
+def on_command_line(error: OptionError) -> str:
+    """An option's error as the command line spells it."""
+    import shlex
+
+    return f"--{error.option.replace('_', '-')} {shlex.quote(str(error.value))} {error.problem}"
+
+
+def _end(sentence: str, status: int) -> None:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(status) from None

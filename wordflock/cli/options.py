@@ -1,122 +1,188 @@
-"""Turn settings classes into options, and errors into one sentence."""
+"""Turn settings classes into options, and what a user gives, in whatever way, into settings."""
 
 from __future__ import annotations
 
-import errno
 import inspect
+import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import click
-import typer
-from click.core import ParameterSource
+from cyclopts import Group, Parameter
 
-from wordflock.errors import WordflockError
-from wordflock.settings import PRESETS, Settings
+from wordflock.errors import OptionError, WordflockError, did_you_mean
+from wordflock.federation_settings import ClientSettings, ServerSettings
+from wordflock.options import DATA, FEATURES, FEDERATION, OUTPUT, PRIVACY, TRAINING, Options, dashed
+from wordflock.progress import print_line, reporting
+from wordflock.settings import PRESETS, Settings, TrainSettings
 
-USERS_MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
+GROUPS = {
+    name: Group(name, sort_key=place)
+    for place, name in enumerate((DATA, FEATURES, TRAINING, FEDERATION, PRIVACY, OUTPUT))
+}
+OUTPUT_GROUP = GROUPS[OUTPUT]
+HELP_ALL = "--help-all"
+MODE = "mode"  # the key that the config.toml of a run has and a file written by hand has not
+
+Command = Callable[..., None]
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command. A parameter whose type is a settings class becomes one option for each of its
-    fields; the function gets the finished settings."""
+def command(function: Command) -> Command:
+    """Make a command of a function: a parameter whose type is a settings class becomes one option for each of its
+    fields, and the function gets the finished settings.
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(function, include_extras=True)
-        parameters: list[inspect.Parameter] = []
-        settings: dict[str, type] = {}
-        for parameter in inspect.signature(function).parameters.values():
-            hint = hints[parameter.name]
-            if isinstance(hint, type) and is_dataclass(hint):
-                settings[parameter.name] = hint
-                parameters += _options(hint)
-                if issubclass(hint, Settings):
-                    parameters.append(_PRESET)
-            else:
-                parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+    An option's value is that of the command line, else of the environment, the file of --config, the preset, the class.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    settings: dict[str, type[Options]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if isinstance(hint, type) and is_dataclass(hint) and issubclass(hint, Options):
+            settings[parameter.name] = hint
+            parameters += _options(hint)
+        else:
+            about = Parameter(show_default=_worth_showing(parameter.default), negative_iterable=())
+            parameters.append(parameter.replace(annotation=Annotated[hint, about]))
+    parameters += _common(any(issubclass(kind, Settings) for kind in settings.values()), bool(settings))
 
-        def run(**values: Any) -> None:
-            with one_sentence():
-                preset = PRESETS[values.pop("preset", "wordflock")]
-                made = {
-                    parameter: cls(**{f.name: _value(f.name, values.pop(f.name), preset) for f in fields(cls)})
-                    for parameter, cls in settings.items()
-                }
-                function(**values, **made)
+    def run(*arguments: Any, **given: Any) -> None:
+        file, preset = given.pop("config", ""), given.pop("preset", "wordflock")
+        with _told(quiet=given.pop("quiet", False), verbose=given.pop("verbose", False)):
+            made = {name: _make(kind, given, file, PRESETS[preset]) for name, kind in settings.items()}
+            function(*arguments, **given, **made)
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__doc__ = function.__doc__
-        app.command(name)(run)
-        return function
-
-    return register
+    # Keyword-only parameters come last in a signature.
+    parameters.sort(key=lambda parameter: parameter.kind)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__, run.__name__ = function.__doc__, function.__name__
+    return run
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """What goes wrong is said in one sentence on standard error: status 2 for what the user can mend, no traceback."""
+def _told(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """What the work reports is printed unless asked not to; log messages and tracebacks are shown if asked to."""
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
     try:
-        yield
+        with nullcontext() if quiet else reporting(print_line):
+            yield
     except WordflockError as error:
-        _end(f"Error: {error}", USERS_MISTAKE)
-    except KeyboardInterrupt as interrupt:  # its text, where it has one, says how to go on
-        _end(f"Interrupted; what was finished is kept{f': {interrupt}' if interrupt.args else ''}.", INTERRUPTED)
-    except BrokenPipeError:
-        raise typer.Exit(FAILED) from None
-    except ModuleNotFoundError as error:
-        if (error.name or "wordflock").startswith("wordflock"):
-            raise  # a fault of ours
-        _end(f"Error: This needs {error.name}, which is not installed; pip install 'wordflock[train]'.", USERS_MISTAKE)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _end("Error: The disk is full; make room and run again: what was finished is kept.", USERS_MISTAKE)
-        where = f" ({error.filename})" if error.filename else ""
-        _end(f"Error: {error.strerror or error}{where}.", USERS_MISTAKE)
+        if verbose:
+            sys.excepthook(type(error), error, error.__traceback__)
+        raise
 
 
-def _end(sentence: str, status: int) -> None:
-    print(sentence, file=sys.stderr)
-    raise typer.Exit(status) from None
+def _make(kind: type[Options], given: dict[str, Any], file: str, preset: Mapping[str, Any]) -> Options:
+    """The settings; takes the options of its class out of `given`."""
+    own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
+    return kind(**{**_of_class(kind, preset), **(_from_file(kind, Path(file)) if file else {}), **own})
 
 
-def _value(name: str, value: Any, preset: dict[str, Any]) -> Any:
-    """The preset's value of an option that is not given."""
-    given = click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
-    return value if given else preset.get(name, value)
+def _of_class(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
 
-_PRESET = inspect.Parameter(
-    "preset",
-    inspect.Parameter.KEYWORD_ONLY,
-    default="wordflock",
-    annotation=Annotated[
-        str,
-        typer.Option(
-            help="Values for the options that are not given; 'flower-example' is Flower's whisper example.",
-            click_type=click.Choice(list(PRESETS)),
-        ),
-    ],
-)
+def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
+    """The options in a TOML file, such as the config.toml of a run. Raises WordflockError for what is no option."""
+    try:
+        config = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WordflockError(f"--config {path} cannot be read ({error}); give a TOML file of options.") from error
+    known = {dashed(f.name) for other in (TrainSettings, ServerSettings, ClientSettings) for f in fields(other)}
+    for key in config:
+        if key not in known | {MODE}:
+            raise WordflockError(f"--config {path} has {key}, which is not an option{did_you_mean(key, known)}.")
+    if MODE in config:  # the file is a run's own, whose name is taken
+        config.pop("name", None)
+    try:
+        return kind.values_of(config)
+    except OptionError as error:
+        raise WordflockError(f"--config {path}: {error}") from error
 
 
-def _options(cls: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(cls)
-    parameters = []
-    for f in fields(cls):
-        choices = f.metadata["choices"]
+def _options(kind: type[Options]) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind)
+    return [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=about)
+        for f in fields(kind)
+        for about in [Annotated[hints[f.name], _parameter(f.name, hints[f.name], f.default, f.metadata)]]
+    ]
+
+
+def _parameter(name: str, hint: Any, default: Any, about: Mapping[str, Any]) -> Parameter:
+    names = [f"--{dashed(name)}", *([f"--{about['short']}"] if about["short"] else [])]
+    return Parameter(
+        name=names,
+        help=about["help"],
+        group=GROUPS[about["group"]],
+        choices=about["choices"] or None,
+        converter=whole_number if hint in (int, int | None) else None,
         # "(default: …)" in a help text stands for what an empty default means.
-        option = typer.Option(
-            help=f.metadata["help"],
-            show_default="(default" not in f.metadata["help"] and f.default != "",
-            click_type=click.Choice(choices) if choices else None,
-        )
-        parameters.append(
-            inspect.Parameter(
-                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=Annotated[hints[f.name], option]
-            )
-        )
-    return parameters
+        show_default="(default" not in about["help"] and _worth_showing(default),
+        allow_repeating=True,  # the last one counts, so that scripts can add to a command
+        show=None if HELP_ALL in sys.argv else not about["rare"],
+    )
+
+
+def _worth_showing(default: Any) -> bool:
+    return default is not None and default is not False and default != ""
+
+
+def whole_number(kind: Any, tokens: Any) -> int:
+    """The converter of whole numbers: cyclopts' own one rounds."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number.") from None
+
+
+def _common(presets: bool, files: bool) -> list[inspect.Parameter]:
+    """The options that commands have in common."""
+    rows: list[tuple[bool, str, Any, Any]] = [
+        (
+            presets,
+            "preset",
+            "wordflock",
+            Annotated[
+                str,
+                Parameter(
+                    help="Values for the options that are not given; 'flower-example' is Flower's whisper example.",
+                    group=GROUPS[TRAINING],
+                    choices=tuple(PRESETS),
+                ),
+            ],
+        ),
+        (
+            files,
+            "config",
+            "",
+            Annotated[
+                str,
+                Parameter(
+                    help="TOML file of options, such as the config.toml of a run; other options count more.",
+                    group=OUTPUT_GROUP,
+                    show_default=False,
+                ),
+            ],
+        ),
+        (True, "quiet", False, _flag("-q", "--quiet", "Print results and errors only.")),
+        (True, "verbose", False, _flag("-v", "--verbose", "Print log messages, and tracebacks of errors.")),
+    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(name, keyword, default=default, annotation=annotation)
+        for wanted, name, default, annotation in rows
+        if wanted
+    ]
+
+
+def _flag(short: str, name: str, help: str) -> Any:
+    return Annotated[
+        bool, Parameter(name=[name, short], help=help, negative=(), group=OUTPUT_GROUP, show_default=False)
+    ]

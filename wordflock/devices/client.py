@@ -16,6 +16,7 @@ from wordflock.devices.flower import KIND, REFUSED
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ClientSettings
+from wordflock.progress import report
 
 POLL_INTERVAL = 0.2  # seconds between two looks at what the SuperNode does
 INITIAL_PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
@@ -48,7 +49,7 @@ def serve_rounds(settings: ClientSettings) -> None:
             if settings.reconnect_timeout and gone >= settings.reconnect_timeout:
                 raise WordflockError(f"No server at {settings.server_address} for {gone:.0f} s ({problem}); giving up.")
             if problem != said:
-                print(f"{problem}; trying again", flush=True)
+                report(f"{problem}; trying again")
                 said = problem
             left = settings.reconnect_timeout - gone if settings.reconnect_timeout else pause
             time.sleep(min(pause, left))
@@ -161,23 +162,23 @@ class SuperNodeLog:
         line = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
         if "SuperNode ID" in line:
             self.connected = True
-            print(f"connected to {self._server}", flush=True)
+            report(f"connected to {self._server}")
         elif "[RUN" in line:
             found = re.search(r"ROUND (\d+)", line)
             self._round = f"round {found[1]}: " if found else ""
         elif found := re.search(r"Receiving: ([\w.]+)", line):
-            print(f"{self._round}{WORK.get(found[1], found[1])}", flush=True)
+            report(f"{self._round}{WORK.get(found[1], found[1])}")
         # The SuperNode's, not the SuperExec's: that one waits for the SuperNode, which takes its time on a small board.
         elif re.match("WARNING.*retrying in", line) and self.silent_since is None:
             self.silent_since = time.monotonic()
-            print(f"{self._server} does not answer; trying again", flush=True)
+            report(f"{self._server} does not answer; trying again")
         elif re.match("INFO.*Connection successful", line) and self.silent_since is not None:
             self.silent_since = None
-            print(f"{self._server} answers again", flush=True)
+            report(f"{self._server} answers again")
         elif line.startswith("REFUSED: "):
             self.refused = line.removeprefix("REFUSED: ")
         elif "raised an exception" in line:
-            print(f"{self._round}failed; see the log of this client", flush=True)
+            report(f"{self._round}failed; see the log of this client")
         elif "Failed to initialize the connection" in line:
             self.turned_away = True
 
@@ -230,5 +231,5 @@ def _prepare(settings: ClientSettings) -> Path:
     device = load_device(str(path))
     clips, holdout = len(device.train) + len(device.holdout), len(device.holdout)
     apart = f" ({holdout} of them to score heads on)" if holdout else ""
-    print(f"client {device.client}: {clips} clips ready{apart}, encoded in {device.encode_seconds:.1f} s", flush=True)
+    report(f"client {device.client}: {clips} clips ready{apart}, encoded in {device.encode_seconds:.1f} s")
     return path

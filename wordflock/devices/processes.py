@@ -11,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from wordflock.errors import WordflockError
+from wordflock.progress import is_reported, print_line, reporting
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds between asking a process to end and ending it
@@ -60,7 +61,13 @@ def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a process that is gone afterwards, with all the memory that it needed."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(_reporting_too, is_reported(), function, *arguments).result()
+
+
+def _reporting_too(reported: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that reports where the process that started this one does."""
+    with reporting(print_line) if reported else nullcontext():
+        return function(*arguments)
 
 
 def end_with_parent() -> None:

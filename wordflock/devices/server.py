@@ -24,8 +24,8 @@ from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
 from wordflock.federation_settings import ServerSettings
 from wordflock.options import dashed
-from wordflock.progress import relayed
-from wordflock.run import BEST, METRICS
+from wordflock.progress import relayed, report
+from wordflock.runs import BEST, METRICS
 
 START = 300.0  # seconds that Flower's processes have to start
 POLL_INTERVAL = 0.2  # seconds between two looks at what the processes do
@@ -63,7 +63,7 @@ def serve(settings: ServerSettings) -> Path:
         output = Tail(link.output)
         alive(folder).unlink(missing_ok=True)
         number = link.control.start_run(settings)
-        print(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients", flush=True)
+        report(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients")
         try:
             with relayed() as for_the_bar:
                 _follow(folder, output, for_the_bar, link.lives)
@@ -79,7 +79,7 @@ def serve(settings: ServerSettings) -> Path:
                 raise KeyboardInterrupt(f"go on with: wordflock server --resume {folder}") from None
             raise
         if settings.keep_running and kept is None:
-            print("the run is done; staying for the next one with the same --listen (Ctrl-C ends it)", flush=True)
+            report("the run is done; staying for the next one with the same --listen (Ctrl-C ends it)")
             while link.lives():
                 with relayed() as for_the_bar:
                     _show(output, for_the_bar)
@@ -166,7 +166,7 @@ def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
     for line in output.lines():
         # What Flower says of the program that it was sent is of no interest.
         if not for_the_bar(line) and not line.startswith("Successfully installed"):
-            print(line, flush=True)
+            report(line)
 
 
 def _resolved(settings: ServerSettings) -> ServerSettings:

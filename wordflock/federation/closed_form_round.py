@@ -29,6 +29,7 @@ from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics, add_labels, solve
 from wordflock.head.torch_head import Head
+from wordflock.progress import report
 from wordflock.revise import earlier
 
 Added = TypeVar("Added", ScaleStatistics, Statistics)
@@ -132,7 +133,7 @@ class _Asking:
 
     def _refuse(self, client: Client, problem: str) -> None:
         self.problems.append(f"client {client} {problem}")
-        print(f"exact: {self.problems[-1]}", flush=True)
+        report(f"exact: {self.problems[-1]}")
 
     def _enough(self, clients: Sequence[Client]) -> None:
         least = self._settings.min_replies

@@ -32,6 +32,7 @@ from wordflock.head.closed_form import Solution
 from wordflock.head.torch_head import Head
 from wordflock.privacy.accounting import rounds_clip
 from wordflock.privacy.mechanism import PrivateStatistics
+from wordflock.progress import report
 
 Array = NDArray[np.float64]
 _Total = tuple[Array, list[Client]]  # with whose it is
@@ -61,7 +62,7 @@ def private_round(
 
     def refuse(client: Client, problem: str) -> None:
         problems.append(f"client {client} {problem}")
-        print(f"private: {problems[-1]}", flush=True)
+        report(f"private: {problems[-1]}")
 
     def total(
         arrays: Mapping[str, Array], clients: Sequence[Client], bounded: Callable[[Array], Array], length: int

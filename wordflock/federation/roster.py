@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from wordflock.errors import WordflockError
 from wordflock.federation.messages import failure_of, metric, printable, task_record, words_of
 from wordflock.federation_settings import FederationSettings, ServerSettings
-from wordflock.progress import going_on
+from wordflock.progress import going_on, report
 from wordflock.randomness import numpy_generator
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class Roster:
         gone, back = before - self.connected, self.connected - before if before else set()
         for client in self.clients.values() if gone or back else ():
             if client.node in gone:
-                print(f"client {client} is gone")
+                report(f"client {client} is gone")
             elif client.node in back:
-                print(f"client {client} is back")
+                report(f"client {client} is back")
         now = time.monotonic()
         patience = INTRODUCTION if self._devices else self.settings.round_timeout
         self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < patience}
@@ -153,7 +153,7 @@ class Roster:
             if not answered(reply):
                 return  # it went away, and is asked again when it is back
             self._turned_away.add(node)
-            print(f"a client was turned away, for it cannot introduce itself and {failure_of(reply)}")
+            report(f"a client was turned away, for it cannot introduce itself and {failure_of(reply)}")
             return
         try:
             client = Client(
@@ -168,26 +168,26 @@ class Roster:
             shape = (int(metric(reply, "frames")), int(metric(reply, "width")))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             self._turned_away.add(node)
-            print(f"a client was turned away, for what it says of itself makes no sense ({printable(repr(error))})")
+            report(f"a client was turned away, for what it says of itself makes no sense ({printable(repr(error))})")
             return
         features, spec = words_of(reply, "features"), self.prepared.spec
         if features != spec.kind or shape != self.prepared.features["train"].array.shape[1:]:
             self._turned_away.add(node)
             pooling = f"--frame-pooling {spec.frame_pooling}" + f" --head {self.settings.head}" * spec.pooled
-            print(
+            report(
                 f"client {client} was turned away, for its features are of another kind ({features}); start it with "
                 f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}"
             )
             return
         before = self.clients.get(client.number)
         if before is not None and before.node in self.connected:
-            print(f"client {client} connected anew; its earlier connection counts no more")
+            report(f"client {client} connected anew; its earlier connection counts no more")
             self._turned_away.add(before.node)
         self.clients[client.number] = client
         if self._devices:
-            print(f"client {client} is here, with {client.clips} clips", flush=True)
+            report(f"client {client} is here, with {client.clips} clips")
         if client.clips < self.settings.required_clips:
-            print(f"skipped: client {client} has {client.clips} clips, and the least is {self.settings.required_clips}")
+            report(f"skipped: client {client} has {client.clips} clips; the minimum is {self.settings.required_clips}")
 
     def _listed(self) -> str:
         return listed([self.clients[number] for number in self.eligible()])
@@ -270,6 +270,6 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
             going_on(f"waiting {what()}")
         if now - said >= REMINDER:
             said = now
-            print(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)", flush=True)
+            report(f"waiting {what()} ({now - started:.0f} of {seconds:.0f} s)")
         if last == before:
             time.sleep(min(MAX_POLL_INTERVAL, 0.002 + 0.05 * (now - last), seconds - (now - started)))

@@ -44,6 +44,7 @@ from wordflock.head.metrics import Score
 from wordflock.head.torch_head import Head
 from wordflock.head.training import load_solution
 from wordflock.privacy.accounting import Releases, next_noise, rounds_clip
+from wordflock.progress import report
 
 ATTEMPTS = 3  # at one round, each with other clients
 DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first
@@ -117,7 +118,7 @@ def _secure_round(
 
     def refuse(client: Client, problem: str) -> None:
         problems.append(f"client {client} {problem}")
-        print(f"round {number}: {problems[-1]}", flush=True)
+        report(f"round {number}: {problems[-1]}")
 
     roster.refresh()
     chosen = [roster.clients[client] for client in roster.sample("train", number, 0)]
@@ -179,7 +180,7 @@ def _train_round(
         draw = len(chosen), len(chosen) if asked else len(roster.candidates(number))
         by_node = {client.node: client for client in chosen}
         if isinstance(settings, ServerSettings):
-            print(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected", flush=True)
+            report(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected")
         config = task_record(roster.prepared.task.labels)
         messages = train_messages(strategy, number, weights, list(by_node), config)  # in the order of `chosen`
         for message in messages:
@@ -204,7 +205,7 @@ def _train_round(
             asked[client.number] = FAILED if problem else DID_WELL
             if problem:
                 problems.append(f"client {client} {problem}")
-                print(f"round {number}: {problems[-1]}", flush=True)
+                report(f"round {number}: {problems[-1]}")
             elif reply is not None:
                 private = settings.dp_epsilon is not None
                 head = clipped(head, weights, rounds_clip(settings)) if private else head
@@ -213,7 +214,7 @@ def _train_round(
         if len(costs) >= quorum:
             return mean, costs, problems, draw
         again = "; again with others" if attempt < ATTEMPTS - 1 else ""
-        print(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few{again}", flush=True)
+        report(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few{again}")
     raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
 
 

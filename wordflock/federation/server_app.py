@@ -32,8 +32,9 @@ from wordflock.partition import Member, federation
 from wordflock.prepare import resolved
 from wordflock.privacy.accounting import Releases, rounds_report
 from wordflock.privacy.mechanism import format_privacy
-from wordflock.progress import progress
-from wordflock.run import BEST, Run, checkpoint_of, finish, new_head
+from wordflock.progress import print_line, progress, report, reporting
+from wordflock.run import Run, checkpoint_of, finish, new_head
+from wordflock.runs import BEST
 from wordflock.settings import CLOSED_FORM
 
 app = ServerApp()
@@ -46,11 +47,12 @@ def main(grid: Grid, context: Context) -> None:
     settings = kind.from_config(context.run_config)
     if isinstance(settings, ServerSettings):
         hold(alive(Path(settings.runs) / settings.name))
-    try:
-        federate(grid, settings)
-    except WordflockError as error:
-        print(f"Error: {error}", flush=True)
-        raise
+    with reporting(print_line):  # Flower's process for the run has an output of its own
+        try:
+            federate(grid, settings)
+        except WordflockError as error:
+            report(f"Error: {error}")
+            raise
 
 
 def federate(grid: Grid, settings: FederationSettings) -> Path:
@@ -84,12 +86,12 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     # The round in closed form is the only one, or comes before the first.
     exact, rounds = (1, 1) if settings.closed_form else (0, settings.rounds)
     first = max(done + 1, exact if CLOSED_FORM in (settings.strategy, settings.init) else 1)
-    print(f"head parameters = {count_parameters(head):,}")
+    report(f"head parameters = {count_parameters(head):,}")
     if done >= 0:
-        print(f"going on after round {done}")
+        report(f"going on after round {done}")
     elif len(validation):
         score = evaluate_head(head, validation, labels)
-        print(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+        report(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
     outcome: RoundResult | None = None
     started = time.perf_counter()
@@ -121,10 +123,9 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
             eligible = f"of {len(roster.eligible())} " if devices else ""
             own = f"clients' own = {client_score.accuracy:.4f}, " if client_score else ""
-            print(
+            report(
                 f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
-                f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}",
-                flush=True,
+                f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
             )
     seconds["rounds"] = time.perf_counter() - started
     metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, members)}
@@ -183,11 +184,11 @@ def _sum_up(
     }
     releases = _releases(run)
     if privacy := rounds_report(settings, releases) if releases else outcome and outcome.privacy:
-        print(format_privacy(privacy), flush=True)
+        report(format_privacy(privacy))
         metrics["privacy"] = privacy
     if isinstance(settings, ServerSettings):
         metrics["clients"] = sum_costs(lines)
-        print(format_costs(metrics["clients"]), flush=True)
+        report(format_costs(metrics["clients"]))
     elif settings.dp_epsilon is None:  # else they are more than was promised
         metrics["clients"] = describe_members(members, load_checkpoint(run.folder / BEST))
     return metrics

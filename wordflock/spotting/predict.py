@@ -19,6 +19,7 @@ from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.head.metrics import Score
 from wordflock.head.numpy_head import logits
 from wordflock.prepare import prepare
+from wordflock.runs import find_checkpoint
 from wordflock.settings import DataSettings, Settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
 
     if split not in SPLITS:
         raise WordflockError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(find_checkpoint(path))
     same_encoder(checkpoint, path)
     everything = Settings(**{key: getattr(settings, key) for key in vars(settings)})
     prepared = prepare(everything, [split], task=Task.of_labels(checkpoint.labels), spec=checkpoint.spec.here())
@@ -54,7 +55,7 @@ def predict_files(path: str, files: Sequence[str]) -> Iterator[tuple[str, str, f
     A keyword that is less probable than the checkpoint's threshold is `_unknown_` instead. Without torch, whatever the
     head was trained with, for that takes longer to load than all of this.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(find_checkpoint(path))
     source = same_encoder(checkpoint, path)
     clips = [read_clip(Path(file)) for file in files]  # all of them first: a missing file is said before the wait
     encode = open_encoder(replace(checkpoint.spec, precision="float32", backend="onnxruntime"), source=source)

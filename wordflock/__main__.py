@@ -1,0 +1,5 @@
+"""`python -m wordflock`: the command line."""
+
+from wordflock.cli import main
+
+main()

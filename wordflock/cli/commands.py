@@ -1,0 +1,72 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from cyclopts import App, Group
+from cyclopts.config import Env
+
+import wordflock
+from wordflock.cli import data, devices, training, use
+from wordflock.cli.options import HELP_ALL
+
+# By the headings of the help; the first line of a function's docstring is its help.
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Train": {
+        "train": training.train,
+        "simulate": training.simulate,
+        "prepare": training.prepare,
+        "runs": training.runs,
+        "forget": training.forget,
+        "learn": training.learn,
+    },
+    "Use": {
+        "evaluate": use.evaluate,
+        "predict": use.predict,
+    },
+    "Train on devices": {
+        "server": devices.server,
+        "client": devices.client,
+        "certificates": devices.certificates,
+    },
+    "Data": {
+        "data synthesize": data.synthesize,
+        "data describe": data.describe,
+    },
+}
+FAMILIES = {"data": "Make and describe data sets."}
+HELP_FLAGS = ["--help", "-h"]
+EPILOGUE = (
+    "`wordflock COMMAND --help` shows the usual options of a command, `--help-all` all of them. An option can also be "
+    "set in the environment (WORDFLOCK_BATCH_SIZE=8) or in a file (--config run.toml)."
+)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command. Raises what it raises, and CycloptsError for arguments that it does not take."""
+    words = ["--help" if word == HELP_ALL else word for word in arguments]
+    app()(words, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def app() -> App:
+    """All commands as an application of cyclopts."""
+    top = App(
+        name="wordflock",
+        help=inspect.getdoc(wordflock),
+        help_epilogue=EPILOGUE,
+        help_flags=HELP_FLAGS,
+        version=wordflock.__version__,
+        config=[Env("WORDFLOCK_", command=False, show=False)],
+        suppress_keyboard_interrupt=False,
+    )
+    for place, (heading, commands) in enumerate(COMMANDS.items()):
+        group = Group(heading, sort_key=place)
+        for words, function in commands.items():
+            family, _, name = words.rpartition(" ")
+            if family and family not in top:
+                top.command(App(name=family, help=FAMILIES[family], help_flags=HELP_FLAGS, group=group))
+            (top[family] if family else top).command(function, name=name, group=None if family else group)
+    top.register_install_completion_command(help="Install completion for this shell.", add_to_startup=False)
+    return top

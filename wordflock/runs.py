@@ -1,0 +1,94 @@
+"""Read what runs left behind: find one by its name, and list all of them. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from wordflock.errors import WordflockError, did_you_mean
+
+BEST, LAST, METRICS, CONFIG, HISTORY = (
+    "best.safetensors",
+    "last.safetensors",
+    "metrics.json",
+    "config.toml",
+    "history.jsonl",
+)
+RUNS = Path("runs")
+
+
+def find_checkpoint(name: str | Path, which: str = BEST) -> Path:
+    """The checkpoint that a file, a run's folder or the name of a run below runs/ stands for.
+
+    Raises WordflockError where there is none.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix == ".safetensors":
+        return path  # whose reader says what is wrong with it
+    found = find_run(name) / which
+    if not found.is_file():
+        raise WordflockError(f"The run {found.parent} has no {which} yet; wait for its first epoch or round.")
+    return found
+
+
+def find_run(name: str | Path) -> Path:
+    """The folder of a run, by that folder or the run's name below runs/. Raises WordflockError where there is none."""
+    for folder in (Path(name), RUNS / name):
+        if (folder / CONFIG).is_file() or (folder / BEST).is_file():
+            return folder
+    known = [folder.name for folder in RUNS.iterdir() if (folder / CONFIG).is_file()] if RUNS.is_dir() else []
+    near = did_you_mean(str(name), known)
+    raise WordflockError(
+        f"There is no run or checkpoint {str(name)!r}{near or '; `wordflock runs` lists the runs below runs/'}."
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The options of a run, with its mode. Raises WordflockError where they cannot be read."""
+    try:
+        return tomllib.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise WordflockError(f"{folder} is not a run ({error}); give a folder such as runs/<name>.") from error
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's history, one an epoch or round."""
+    path = folder / HISTORY
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics of a run; empty where it is not finished."""
+    path = folder / METRICS
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in one line."""
+
+    name: str
+    mode: str
+    data: str
+    accuracy: float | None  # on the test split; None where the run is not finished, or its server has no clips
+    date: datetime  # when it began
+
+
+def list_runs(runs: Path) -> list[RunSummary]:
+    """The runs below a folder, the oldest first. Raises WordflockError where there is no such folder."""
+    if not runs.is_dir():
+        raise WordflockError(f"There is no folder {runs}; `wordflock train` and `wordflock simulate` make it.")
+    return sorted(_summaries(runs), key=lambda summary: (summary.date, summary.name))
+
+
+def _summaries(runs: Path) -> Iterator[RunSummary]:
+    for folder in runs.iterdir():
+        if (folder / CONFIG).is_file():
+            config, test = read_config(folder), read_metrics(folder).get("test", {})
+            date = datetime.fromtimestamp((folder / CONFIG).stat().st_mtime)
+            yield RunSummary(folder.name, config.get("mode", ""), config.get("data", ""), test.get("accuracy"), date)
