@@ -23,6 +23,7 @@ from wordflock.errors import WordflockError
 from wordflock.head import checkpoint
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.prepare import Prepared
+from wordflock.progress import reporting
 from wordflock.settings import TrainSettings
 
 SPEC = FeatureSpec("nowhere", "ab" * 32, 0.2, "last")
@@ -240,3 +241,25 @@ def test_two_runs_without_a_name_have_folders_of_their_own(settings: TrainSettin
     folders = {centralized.train(nameless) for _ in range(3)}
     assert len(folders) == 3
     assert all(len((folder / "history.jsonl").read_text().splitlines()) == 1 for folder in folders)
+
+
+@pytest.mark.parametrize("strategy", ["gradient", "closed-form"])
+@pytest.mark.parametrize("missing", [["test"], ["validation"], ["validation", "test"]])
+def test_a_data_set_without_a_split_is_trained_on_and_nothing_is_claimed_of_it(
+    missing: list[str], strategy: str, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(settings: TrainSettings) -> Prepared:
+        prepared = words(settings)
+        emptied = {split: prepared.features[split].part(0, 0) for split in missing}
+        return replace(prepared, features={**prepared.features, **emptied})
+
+    monkeypatch.setattr(centralized, "prepare", without)
+    lines: list[str] = []
+    with reporting(lines.append):
+        folder = centralized.train(replace(settings, strategy=strategy, head="linear"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert not set(missing) & set(metrics)
+    assert ("validation" in missing) == any("validation not measured" in line for line in lines)
+    if "validation" in missing:  # the latest head is the best guess
+        best, last = (load_checkpoint(folder / f"{name}.safetensors") for name in ("best", "last"))
+        assert best.training == last.training

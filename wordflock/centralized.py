@@ -68,7 +68,7 @@ def train(settings: TrainSettings) -> Path:
     report(f"head parameters = {count_parameters(head):,}")
     score = evaluate_head(head, prepared.features["validation"], labels, device=where)
     when = f"after epoch {done}" if done else "before training"
-    report(f"{when}: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+    report(f"{when}: {score.summary}")
 
     (run.folder / METRICS).unlink(missing_ok=True)  # what it tells of is over
     _forget_optimizers(run.folder, done)  # a kill may have left one more
@@ -98,10 +98,7 @@ def train(settings: TrainSettings) -> Path:
             _save_optimizer(_optimizer_file(run.folder, epoch + 1), optimizer)
             best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
             _forget_optimizers(run.folder, epoch + 1)
-            report(
-                f"epoch {epoch + 1}: train loss = {loss:.4f}, validation loss = {score.loss:.4f}, "
-                f"accuracy = {score.accuracy:.4f}{' (best)' if best else ''}"
-            )
+            report(f"epoch {epoch + 1}: train loss = {loss:.4f}, validation {score.summary}{' (best)' if best else ''}")
         seconds["train"] = time.perf_counter() - started
         finish(run, "epoch", settings, prepared, {"seconds": seconds})
     return run.folder
@@ -130,7 +127,7 @@ def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, 
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)
     run.record("epoch", checkpoint, validation_loss=score.loss)
-    report(f"solved: validation loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+    report(f"solved: validation {score.summary}")
     finish(run, "epoch", settings, prepared, metrics)
     return run.folder
 

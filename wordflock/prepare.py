@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,10 +14,16 @@ from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.settings import DataSettings, Settings
 
 SYNTHETIC = "synthetic"
+
+# What a data set without clips of a split has as a consequence.
+_NOT_MEASURED = {
+    "validation": "the last head counts as the best, and its probabilities are not calibrated",
+    "test": "the accuracy on new speakers is not measured",
+}
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -36,24 +43,21 @@ def prepare(
     settings: Settings,
     splits: Sequence[str] = SPLITS,
     *,
+    optional: Sequence[str] = ("validation", "test"),
     task: Task | None = None,
     spec: FeatureSpec | None = None,
 ) -> Prepared:
     """Read, label and encode the splits of a data set; the task and the features' spec follow from the settings where
     no checkpoint gives them.
 
-    Raises WordflockError where a split has no clips.
+    Warns of an `optional` split that has no clips, and what is not measured therefore. Raises WordflockError where
+    another one has none, or none of them all has any.
     """
     spec = spec or spec_of(settings)
     table = load_table(settings)
     task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}
-    for split, those in chosen.items():
-        if not those.clips:
-            raise WordflockError(
-                f"{table.source} has no {split} clips with the labels {', '.join(task.labels)}; "
-                "name the splits in a --table, or use a data set of more speakers."
-            )
+    _check_splits(table, task, chosen, optional)
     # One call for all splits, so that there is one progress bar and one look at the store.
     augmentations = {split: settings.augmentations if split == "train" else 0 for split in chosen}
     clips = {split: with_augmentations(those.clips, augmentations[split]) for split, those in chosen.items()}
@@ -63,9 +67,25 @@ def prepare(
     features, start = {}, 0
     for split, those in chosen.items():
         stop = start + len(clips[split])
-        features[split] = gathered(encoded.part(start, stop), len(those.clips))
+        part = encoded.part(start, stop)
+        features[split] = gathered(part, len(those.clips)) if those.clips else part
         start = stop
     return Prepared(table, task, spec, chosen, features)
+
+
+def _check_splits(table: ClipTable, task: Task, chosen: Mapping[str, Examples], optional: Sequence[str]) -> None:
+    missing = [split for split, those in chosen.items() if not those.clips]
+    needed = [split for split in missing if split not in optional] or (missing if len(missing) == len(chosen) else [])
+    if needed:
+        raise WordflockError(
+            f"{table.source} has no {needed[0]} clips with the labels {', '.join(task.labels)}; "
+            "name the splits in a --table, or use a data set of more speakers."
+        )
+    if missing:
+        consequences = "; ".join(_NOT_MEASURED[split] for split in missing)
+        warnings.warn(
+            f"{table.source} has no {' and no '.join(missing)} clips: {consequences}.", WordflockWarning, stacklevel=3
+        )
 
 
 def resolved(settings: AnySettings, prepared: Prepared) -> AnySettings:

@@ -57,7 +57,8 @@ class Run:
         """
         number = checkpoint.training[counter]
         accuracy = checkpoint.training["validation_accuracy"]
-        best = accuracy > self.best
+        # Without clips to score on every accuracy is 0, and the latest head is the best guess.
+        best = accuracy > self.best or accuracy == self.best == 0
         if best:
             self.best = accuracy
             save_checkpoint(self.folder / BEST, checkpoint)

@@ -40,7 +40,7 @@ from wordflock.federation.strategy import Mean, aggregate, train_messages
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import StatisticsFolder
-from wordflock.head.metrics import Score
+from wordflock.head.metrics import NO_SCORE, Score
 from wordflock.head.torch_head import Head
 from wordflock.head.training import load_solution
 from wordflock.privacy.accounting import Releases, next_noise, rounds_clip
@@ -50,7 +50,6 @@ ATTEMPTS = 3  # at one round, each with other clients
 DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first
 MAX_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
 AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
-NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, 0.0, {}, [], [], 0)  # where nobody has clips to score a head on
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import describe_members, server_side
 from wordflock.federation.messages import pack_head
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import NO_SCORE, RoundResult, averaged_round, clients_score, closed_form_result
+from wordflock.federation.rounds import RoundResult, averaged_round, clients_score, closed_form_result
 from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.checkpoint import get_weights, load_checkpoint, set_weights
-from wordflock.head.metrics import Score
+from wordflock.head.metrics import NO_SCORE, Score
 from wordflock.head.torch_head import count_parameters
 from wordflock.head.training import evaluate_head
 from wordflock.partition import Member, federation

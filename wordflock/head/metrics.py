@@ -35,6 +35,14 @@ class Score:
         """The object that `evaluate --json` prints and metrics.json holds."""
         return asdict(self)
 
+    @property
+    def summary(self) -> str:
+        """Loss and accuracy, in a few words."""
+        return f"loss = {self.loss:.4f}, accuracy = {self.accuracy:.4f}" if self.clips else "not measured"
+
+
+NO_SCORE = Score(0.0, (0.0, 1.0), 0, 0.0, 0.0, {}, [], [], 0)  # where there are no clips to score a head on
+
 
 def score(
     logits: NDArray[np.float32],

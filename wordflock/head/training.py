@@ -16,7 +16,7 @@ from wordflock.encoder.store import Features
 from wordflock.head.adamw import AdamW
 from wordflock.head.calibration import Calibration
 from wordflock.head.closed_form import Solution
-from wordflock.head.metrics import UNCALIBRATED, Score, score
+from wordflock.head.metrics import NO_SCORE, UNCALIBRATED, Score, score
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.settings import HeadSettings
 
@@ -136,7 +136,9 @@ def evaluate_head(
     device: str = "cpu",
     calibration: Calibration = UNCALIBRATED,
 ) -> Score:
-    """Score a head on features."""
+    """Score a head on features; NO_SCORE where there are none."""
+    if not len(features):
+        return NO_SCORE
     logits = predict(head, features, device=device)
     return score(logits, features.labels, labels, count_parameters(head), calibration)
 

@@ -38,7 +38,8 @@ def evaluate_checkpoint(path: str, settings: DataSettings, split: str) -> Score:
     checkpoint = load_checkpoint(find_checkpoint(path))
     same_encoder(checkpoint, path)
     everything = Settings(**{key: getattr(settings, key) for key in vars(settings)})
-    prepared = prepare(everything, [split], task=Task.of_labels(checkpoint.labels), spec=checkpoint.spec.here())
+    task, spec = Task.of_labels(checkpoint.labels), checkpoint.spec.here()
+    prepared = prepare(everything, [split], optional=(), task=task, spec=spec)
     where = device(settings)
     return evaluate_head(
         checkpoint.build().to(where),
