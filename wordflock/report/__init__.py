@@ -1,0 +1,1 @@
+"""See how good a run is: a page, comparisons of runs, and a model card."""

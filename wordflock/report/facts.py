@@ -1,0 +1,166 @@
+"""Everything that a report says about a run, read from its folder; a report shows nothing that is not here."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wordflock.errors import WordflockError
+from wordflock.head.checkpoint import load_checkpoint
+from wordflock.predictions import ClipPrediction, read_predictions
+from wordflock.run import BEST, METRICS, read_history
+
+WORST = 10  # speakers or clients that are listed one by one
+MISTAKES = 20
+DRAWS = 2000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Group:
+    """The clips of one speaker or of one client's holdout."""
+
+    name: str
+    correct: int
+    clips: int
+    recall: dict[str, tuple[int, int]]  # by label: correct and all
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the clips that are recognised."""
+        return self.correct / self.clips
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A finished run."""
+
+    folder: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    predictions: list[ClipPrediction]  # of the test split; empty where the run has none
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.resolve().name
+
+    @property
+    def mode(self) -> str:
+        """train, simulate or server."""
+        return str(self.config.get("mode", "train"))
+
+    @property
+    def counter(self) -> str:
+        """What the history counts: epoch or round."""
+        return "epoch" if self.history and "epoch" in self.history[0] else "round"
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The scores on the test split; None where the run has no test clips."""
+        score = self.metrics.get("test")
+        return score if isinstance(score, dict) else None
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that the head knows, in the order of its outputs."""
+        for split in ("test", "validation"):
+            if isinstance(score := self.metrics.get(split), dict):
+                return list(score["labels"])
+        return list(load_checkpoint(self.folder / BEST).labels)
+
+    @property
+    def clients(self) -> list[dict[str, Any]]:
+        """The clients of a federation, as metrics.json has them."""
+        return list(self.metrics.get("clients", []))
+
+
+def read_run(folder: Path) -> RunFacts:
+    """Read a run's folder. Raises WordflockError where it is missing, damaged or of a run that is not finished."""
+    if not (folder / "config.toml").is_file():
+        raise WordflockError(f"{folder} is not a run; give a folder such as runs/NAME (wordflock runs lists them).")
+    if not (folder / METRICS).is_file():
+        raise WordflockError(f"The run {folder} is not finished, and has nothing to report; resume it first.")
+    try:
+        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        if not isinstance(metrics, dict):
+            raise ValueError(f"{METRICS} is not an object")
+        history = read_history(folder)
+    except (OSError, ValueError) as error:
+        raise WordflockError(f"The run {folder} cannot be read ({error}); restore it or train it again.") from error
+    return RunFacts(folder, config, history, metrics, read_predictions(folder))
+
+
+def by_speaker(predictions: Sequence[ClipPrediction]) -> list[Group]:
+    """The speakers of the predicted clips, the worst first; clips without a speaker belong to nobody."""
+    speakers = defaultdict[str, list[ClipPrediction]](list)
+    for row in predictions:
+        if row.speaker:
+            speakers[row.speaker].append(row)
+    return _worst_first(
+        Group(name, sum(row.correct for row in rows), len(rows), _recall(rows)) for name, rows in speakers.items()
+    )
+
+
+def by_client(clients: Sequence[dict[str, Any]]) -> list[Group]:
+    """The clients of a simulation by their holdout clips, the worst first."""
+    groups = []
+    for client in clients:
+        recall = {label: (hits, clips) for label, (hits, clips) in client.get("holdout", {}).items()}
+        if clips := sum(clips for _, clips in recall.values()):
+            groups.append(Group(str(client["client"]), sum(hits for hits, _ in recall.values()), clips, recall))
+    return _worst_first(groups)
+
+
+def quantiles(groups: Sequence[Group]) -> dict[str, float]:
+    """Accuracy of the groups: mean of the worst tenth, quartiles and mean over groups."""
+    values = np.array([group.accuracy for group in groups])
+    worst = values[: max(1, len(values) // 10)]
+    quarter, half, three = np.quantile(values, [0.25, 0.5, 0.75])
+    return {
+        "worst": float(values.min()),
+        "worst tenth": float(worst.mean()),
+        "lower quartile": float(quarter),
+        "median": float(half),
+        "upper quartile": float(three),
+        "mean": float(values.mean()),
+    }
+
+
+def confident_mistakes(predictions: Sequence[ClipPrediction], count: int = MISTAKES) -> list[ClipPrediction]:
+    """The mistakes that the head is surest of."""
+    wrong = [row for row in predictions if not row.correct]
+    return sorted(wrong, key=lambda row: -row.confidence)[:count]
+
+
+def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of a mean over clips, drawing whole groups (speakers) with replacement.
+
+    Clips of one speaker are not independent, so clips drawn one by one would give too narrow an interval.
+    """
+    sums = np.array([np.sum(group) for group in groups], dtype=np.float64)
+    sizes = np.array([len(group) for group in groups], dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(len(groups), size=(DRAWS, len(groups)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _worst_first(groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda group: (group.accuracy, -group.clips, group.name))
+
+
+def _recall(rows: Sequence[ClipPrediction]) -> dict[str, tuple[int, int]]:
+    counts = defaultdict[str, list[int]](lambda: [0, 0])
+    for row in rows:
+        counts[row.label][0] += row.correct
+        counts[row.label][1] += 1
+    return {label: (hits, clips) for label, (hits, clips) in counts.items()}
