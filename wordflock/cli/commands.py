@@ -9,7 +9,7 @@ from cyclopts import App, Group
 from cyclopts.config import Env
 
 import wordflock
-from wordflock.cli import data, devices, training, use
+from wordflock.cli import data, devices, report, training, use
 from wordflock.cli.options import HELP_ALL
 
 # By the headings of the help; the first line of a function's docstring is its help.
@@ -25,6 +25,10 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Use": {
         "evaluate": use.evaluate,
         "predict": use.predict,
+    },
+    "See": {
+        "report": report.report,
+        "compare": report.compare,
     },
     "Train on devices": {
         "server": devices.server,

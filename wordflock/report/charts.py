@@ -43,6 +43,7 @@ def bar_chart(title: str, bars: Mapping[str, float], y_label: str, percent: bool
         return ""
     high = 1.0 if percent else max(bars.values()) or 1.0
     y_of, step = _Scale(0.0, high, HEIGHT - BOTTOM, TOP), (WIDTH - LEFT - RIGHT) / len(bars)
+    names = max(map(len, bars)) * 4  # pixels that tilted names need
     parts = [_y_axis(0.0, high, y_of, y_label, percent)]
     for place, (name, value) in enumerate(bars.items()):
         x = LEFT + place * step
@@ -54,7 +55,7 @@ def bar_chart(title: str, bars: Mapping[str, float], y_label: str, percent: bool
         if len(bars) <= 40:
             move = f"translate({x + step / 2:.1f},{HEIGHT - BOTTOM + 12}) rotate(-35)"
             parts.append(_text(0, 0, name, "tick", "end", move))
-    return _svg(title, parts)
+    return _svg(title, parts, height=HEIGHT - BOTTOM + max(BOTTOM, 20 + names))
 
 
 def stacked_bars(
@@ -85,7 +86,7 @@ def stacked_bars(
 def confusion_matrix(title: str, labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """Rows are true labels, columns predictions; a cell is darker the larger its share of the row."""
     size, left, top = max(14.0, 420 / max(1, len(labels))), 110, 100
-    width, height = left + size * len(labels) + 50, top + size * len(labels) + 8
+    width, height = left + size * len(labels) + 64, top + size * len(labels) + 8
     parts = []
     for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
         total = sum(row) or 1

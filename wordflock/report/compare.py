@@ -10,7 +10,7 @@ from math import comb
 from wordflock.errors import WordflockError
 from wordflock.report import facts
 from wordflock.report.facts import RunFacts
-from wordflock.run import METRICS
+from wordflock.runs import METRICS
 
 WHERE = {"mode", "name", "runs", "cache", "workers", "device"}  # options that say where a run was made, not what it is
 
@@ -68,9 +68,9 @@ def mcnemar(wins: int, losses: int) -> float:
 
 
 def differing_options(runs: Sequence[RunFacts]) -> dict[str, list[object]]:
-    """The options that are not the same in all runs, with each run's value."""
-    keys = dict.fromkeys(key for run in runs for key in run.config if key not in WHERE)
-    values = {key: [run.config.get(key, "") for run in runs] for key in keys}
+    """The options that all runs have and that are not the same in all, with each run's value."""
+    keys = [key for key in runs[0].config if key not in WHERE and all(key in run.config for run in runs)]
+    values = {key: [run.config[key] for run in runs] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 

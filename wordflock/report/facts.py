@@ -15,7 +15,7 @@ import numpy as np
 from wordflock.errors import WordflockError
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.predictions import ClipPrediction, read_predictions
-from wordflock.run import BEST, METRICS, read_history
+from wordflock.runs import BEST, METRICS, read_history
 
 WORST = 10  # speakers or clients that are listed one by one
 MISTAKES = 20

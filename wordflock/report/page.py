@@ -79,6 +79,12 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
     )
 
 
+def write_comparison(runs: Sequence[RunFacts], path: Path) -> Path:
+    """Write the page that compares runs; returns the file."""
+    write_atomically(path, render_comparison(runs).encode())
+    return path
+
+
 def _page(
     title: str,
     lines: Sequence[str],

@@ -1,0 +1,119 @@
+"""The report of a run, as text; tests/report/test_browser.py looks at it in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_runs import LABELS, write_run
+
+from wordflock.errors import WordflockError
+from wordflock.predictions import PREDICTIONS
+from wordflock.report.facts import by_client, by_speaker, confident_mistakes, quantiles, read_run
+from wordflock.report.page import render_comparison, write_report
+
+VOID = {"meta", "link", "br", "input", "circle", "rect", "line", "polyline", "img"}
+
+
+class Checked(HTMLParser):
+    """Collects tags, and fails where they are not nested."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def page_of(folder: Path) -> str:
+    return write_report(folder).read_text()
+
+
+def test_the_page_is_well_formed_and_asks_no_host(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run"))
+    for tag, attributes in Checked(page).tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+        assert tag not in ("script", "iframe", "object")
+    assert "http" not in re.sub(r"data:\S+", "", page)
+
+
+def test_every_figure_has_its_numbers_in_a_table(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run"))
+    for section in page.split("<section")[1:]:
+        if "<svg" in section:
+            assert "<table>" in section
+
+
+def test_what_clients_said_cannot_become_markup(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", data="<script>alert(1)</script>"))
+    assert "<b>nonsense" not in page and "&lt;b&gt;nonsense" in page
+    assert "<script" not in page
+
+
+def test_folders_of_the_machine_are_only_among_the_options(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run"))
+    assert "Trained in simulation on words.tar." in page
+
+
+def test_speakers_and_clients_add_up_to_the_score(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", clips=60, wrong=6))
+    speakers = by_speaker(run.predictions)
+    assert run.test is not None
+    assert sum(group.correct for group in speakers) / 60 == pytest.approx(run.test["accuracy"])
+    assert (
+        speakers[0].accuracy == 0.0 == quantiles(speakers)["worst"]
+    )  # the first speaker's six clips are the wrong ones
+    assert [group.name for group in by_client(run.clients)][:2] == ["0", "3"]
+    for label in LABELS:
+        hits, clips = (sum(group.recall.get(label, (0, 0))[k] for group in speakers) for k in (0, 1))
+        assert hits / clips == pytest.approx(run.test["recall"][label])
+
+
+def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
+    mistakes = confident_mistakes(read_run(write_run(tmp_path / "run", wrong=5)).predictions)
+    assert [row.clip for row in mistakes] == ["4.wav", "3.wav", "2.wav", "1.wav", "0.wav"]
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["test"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / PREDICTIONS).unlink()
+    assert "Not measured: accuracy on test clips" in page_of(folder)
+
+
+def test_a_comparison_shows_both(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / name, wrong=wrong)) for name, wrong in (("one", 6), ("two", 6))]
+    page = render_comparison(runs)
+    Checked(page)
+    assert "no difference shown" in page
+
+
+@pytest.mark.parametrize(("missing", "says"), [("config.toml", "is not a run"), ("metrics.json", "is not finished")])
+def test_what_is_not_a_finished_run_is_refused(tmp_path: Path, missing: str, says: str) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / missing).unlink()
+    with pytest.raises(WordflockError, match=says):
+        write_report(folder)
+
+
+def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "metrics.json").write_bytes(b"\xff[")
+    with pytest.raises(WordflockError, match="cannot be read"):
+        write_report(folder)
