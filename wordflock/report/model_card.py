@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wordflock.files import write_atomically
 from wordflock.report.facts import RunFacts, by_speaker, quantiles
-from wordflock.report.page import accuracy_interval, data_name, guarantees, percent, unmeasured
+from wordflock.report.summary import accuracy_interval, data_name, guarantees, percent, unmeasured
 
 CARD, LABELS = "README.md", "labels.txt"
 ENCODER_LICENCE = "mit"  # of Whisper's weights

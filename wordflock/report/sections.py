@@ -1,0 +1,190 @@
+"""The sections of a run's page: each a figure and its numbers as a table, for those who cannot see the figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wordflock.predictions import ClipPrediction
+from wordflock.report import charts, facts
+from wordflock.report.facts import Group, RunFacts
+from wordflock.report.summary import percent
+
+Row = Sequence[object]
+MAX_CLIENT_ROWS = 200  # of a table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a figure where there is one, and its numbers as a table, for those who cannot see the figure."""
+
+    title: str
+    text: str = ""
+    figure: str = ""  # SVG
+    columns: Sequence[str] = ()
+    rows: Sequence[Row] = ()
+    open: bool = False  # whether the table is shown without a click
+
+    @property
+    def anchor(self) -> str:
+        """The section's address in the page."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
+    """All sections of the page, in their order."""
+    sections = [_curve(run)]
+    if test := run.test:
+        sections += [_recall(test), _confusion(test)]
+    speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run.clients)
+    sections += _groups("speaker", speakers) + _groups("client", clients)
+    sections += [_clips_per_client(run), _labels_per_client(run), _mistakes(run, players), _costs(run), _refused(run)]
+    return [*sections, _options(run)]
+
+
+def _curve(run: RunFacts) -> Section:
+    columns = {"validation_accuracy": "validation", "client_accuracy": "clients' holdout clips"}
+    series = {name: points_of(run, key) for key, name in columns.items()}
+    series = {name: points for name, points in series.items() if points}
+    title = f"Accuracy by {run.counter}"
+    figure = charts.line_chart(title, series, run.counter, "accuracy") if len(run.history) > 1 else ""
+    rows = [[line[run.counter], *(share_of(line.get(key)) for key in columns)] for line in run.history]
+    return Section(title, figure=figure, columns=[run.counter, *columns.values()], rows=rows)
+
+
+def points_of(run: RunFacts, key: str) -> list[tuple[float, float]]:
+    return [(line[run.counter], line[key]) for line in run.history if line.get(key) is not None]
+
+
+def share_of(value: float | None) -> str:
+    return "–" if value is None else percent(value)
+
+
+def _recall(test: dict[str, Any]) -> Section:
+    recall = {label: value for label, value in test["recall"].items() if value is not None}
+    rejected = test.get("recall_with_rejection") or {}
+    rows = [[label, percent(value), share_of(rejected.get(label))] for label, value in recall.items()]
+    figure = charts.bar_chart("Recall by label", recall, "recall")
+    return Section("Recall by label", figure=figure, columns=["label", "recall", "with rejection"], rows=rows)
+
+
+def _confusion(test: dict[str, Any]) -> Section:
+    labels, confusion = test["labels"], test["confusion"]
+    rows = [[label, *counts] for label, counts in zip(labels, confusion, strict=True)]
+    figure = charts.confusion_matrix("Confusion matrix", labels, confusion)
+    return Section("Confusion matrix", "Rows: true label. Columns: prediction.", figure, ["", *labels], rows)
+
+
+def _groups(kind: str, groups: Sequence[Group]) -> list[Section]:
+    if not groups:
+        return []
+    share = [(100 * (place + 1) / len(groups), group.accuracy) for place, group in enumerate(groups)]
+    rows: list[Row] = [[name, percent(value)] for name, value in facts.quantiles(groups).items()]
+    labels = list(dict.fromkeys(label for group in groups for label in group.recall))
+    worst: list[Row] = [
+        [
+            group.name,
+            f"{group.correct} of {group.clips}",
+            *("{} of {}".format(*group.recall[label]) if label in group.recall else "–" for label in labels),
+        ]
+        for group in groups[: facts.WORST]
+    ]
+    figure = charts.line_chart(
+        f"Accuracy of {kind}s, from the worst to the best", {"accuracy": share}, f"% of {kind}s", "accuracy"
+    )
+    title = f"By {kind}"
+    text = f"{len(groups)} {kind}s, each with clips of its own. A mean hides who is failed; this shows them."
+    return [
+        Section(title, text, figure, [f"{kind}s", "accuracy"], rows, open=True),
+        Section(f"The worst {kind}s", columns=[kind, "correct", *labels], rows=worst, open=True),
+    ]
+
+
+def _clips_per_client(run: RunFacts) -> Section:
+    clients = [client for client in run.clients if "labels" in client]
+    counts = run.test["labels"] if run.test else sorted({label for client in clients for label in client["labels"]})
+    names = [label for label in counts if any(label in client["labels"] for client in clients)]
+    rows = [[c["client"], c["clips"], *(c["labels"].get(name, 0) for name in names)] for c in clients[:MAX_CLIENT_ROWS]]
+    figure = charts.stacked_bars(
+        "Training clips of each client", [client["labels"] for client in clients], names, "client", "clips"
+    )
+    return Section("Clips per client", figure=figure, columns=["client", "clips", *names], rows=rows)
+
+
+def _labels_per_client(run: RunFacts) -> Section:
+    held = [len(client["labels"]) for client in run.clients if "labels" in client]
+    if not held:
+        return Section("Labels per client")
+    counts = {str(number): float(held.count(number)) for number in range(min(held), max(held) + 1)}
+    figure = charts.bar_chart("Number of clients by the labels they have clips of", counts, "clients", percent=False)
+    return Section(
+        "Labels per client", figure=figure, columns=["labels", "clients"], rows=[[k, int(v)] for k, v in counts.items()]
+    )
+
+
+def _mistakes(run: RunFacts, players: dict[str, str]) -> Section:
+    mistakes = facts.confident_mistakes(run.predictions)
+    rows: list[Row] = [
+        [row.clip, row.speaker, row.label, row.prediction, percent(row.confidence), *_player(row, players)]
+        for row in mistakes
+    ]
+    columns = ["clip", "speaker", "label", "prediction", "confidence", *["sound"] * bool(players)]
+    return Section("Most confident mistakes", columns=columns, rows=rows, open=True)
+
+
+def _player(row: ClipPrediction, players: dict[str, str]) -> list[object]:
+    if not players:
+        return []
+    import markupsafe
+
+    if row.clip not in players:
+        return ["–"]
+    return [markupsafe.Markup('<audio controls preload="none" src="{}"></audio>').format(players[row.clip])]
+
+
+def _costs(run: RunFacts) -> Section:
+    stages = [[name, f"{value:.1f} s"] for name, value in run.metrics.get("seconds", {}).items()]
+    devices = [client for client in run.clients if "bytes_up" in client]
+    if devices:
+        columns = [
+            "client",
+            "rounds",
+            "encoding (s)",
+            "training a round (s)",
+            "sent (KB)",
+            "received (KB)",
+            "memory (MB)",
+        ]
+        rows = [
+            [
+                client["name"] or client["client"],
+                client["rounds"],
+                _number(client["encode_seconds"]),
+                _number(client["train_seconds_per_round"]),
+                _number(client["bytes_up"] / 1e3),
+                _number(client["bytes_down"] / 1e3),
+                _number((client["peak_memory"] or math.nan) / 1e6),
+            ]
+            for client in devices[:MAX_CLIENT_ROWS]
+        ]
+        return Section("Cost by client", "; ".join(" ".join(stage) for stage in stages), "", columns, rows, open=True)
+    traffic = run.metrics.get("bytes_per_client_per_round")
+    if traffic:
+        stages.append(["bytes a client and round", f"{traffic:,}"])
+    return Section("Cost", columns=["stage", "cost"], rows=stages, open=True)
+
+
+def _refused(run: RunFacts) -> Section:
+    rows = [[line[run.counter], problem] for line in run.history for problem in line.get("refused", [])]
+    return Section("Refused and late clients", columns=[run.counter, "problem"], rows=rows)
+
+
+def _options(run: RunFacts) -> Section:
+    rows = [[key, value] for key, value in run.config.items() if value != ""]
+    return Section("Options", columns=["option", "value"], rows=rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.1f}"
