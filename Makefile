@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: simulate test test-all fuzz bench format clean
+.PHONY: simulate test browser test-all fuzz bench format clean
 
 simulate: .venv/train  ## 100 simulated clients teach one head to recognise words
 	$(BIN)/wordflock simulate
@@ -18,6 +18,10 @@ test-all: .venv/dev  ## the slow tests as well: minutes of killed commands
 
 fuzz: .venv/dev  ## mutated recordings, archives, checkpoints, messages and tables
 	$(BIN)/pytest --numprocesses 2 -m fuzz
+
+browser:  ## what the tests in a real browser need: Debian's chromium and axe-core; without it they skip
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	npm install --no-package-lock --no-audit --no-fund --silent
 
 bench: .venv/dev  ## every figure about speed, measured on this machine; BENCH="--data speech_commands.tar" for recordings
 	$(BIN)/python -m benchmarks.bench $(BENCH)
