@@ -18,7 +18,7 @@ class OptionError(WordflockError):
 
     def __init__(self, option: str, value: Any, problem: str) -> None:
         self.option, self.value = option, value
-        self.problem = problem if problem.endswith("?") else f"{problem}."
+        self.problem = problem if problem.endswith((".", "?")) else f"{problem}."
         super().__init__(f"{option} = {value!r} {self.problem}")
 
 
@@ -27,8 +27,8 @@ class WordflockWarning(UserWarning):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """What to add to a sentence about a misspelt word, the choice nearest to it; empty where none is near."""
+    """The end of a sentence about a misspelt word: the choice nearest to it, or a full stop where none is near."""
     import difflib  # here, because only mistakes need it
 
     near = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else "."

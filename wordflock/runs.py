@@ -42,10 +42,7 @@ def find_run(name: str | Path) -> Path:
         if (folder / CONFIG).is_file() or (folder / BEST).is_file():
             return folder
     known = [folder.name for folder in RUNS.iterdir() if (folder / CONFIG).is_file()] if RUNS.is_dir() else []
-    near = did_you_mean(str(name), known)
-    raise WordflockError(
-        f"There is no run or checkpoint {str(name)!r}{near or '; `wordflock runs` lists the runs below runs/'}."
-    )
+    raise WordflockError(f"There is no run or checkpoint {str(name)!r}{did_you_mean(str(name), known)}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

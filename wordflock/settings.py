@@ -61,6 +61,14 @@ class DataSettings(Options):
 
 
 @dataclass(frozen=True)
+class EvaluateSettings(DataSettings):
+    """Which clips to score."""
+
+    data: str = option("", "Folder or archive with clips, or 'synthetic'. (default: the data of the run)", DATA)
+    split: str = option("test", "Split to score.", DATA, choices=("train", "validation", "test"))
+
+
+@dataclass(frozen=True)
 class Settings(DataSettings):
     """Which clips, which labels, which features."""
 

@@ -13,7 +13,16 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from whole_commands import FEDERATION, LABELS, WORDS_OF_SMALL, WORDS_OF_TINY_EN, Wordflock, assert_done, history
+from whole_commands import (
+    FEDERATION,
+    LABELS,
+    WORDS_OF_SMALL,
+    WORDS_OF_TINY_EN,
+    Wordflock,
+    assert_done,
+    ending,
+    history,
+)
 
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.head.metrics import wilson_interval
@@ -199,20 +208,26 @@ def test_every_way_to_simulate(name: str, command: str, wordflock: Wordflock) ->
 # Use
 
 
-def test_evaluate_prints_one_json_object_equal_to_that_of_the_run(wordflock: Wordflock, trained: Path) -> None:
-    answer = wordflock.run(f"evaluate runs/trained/best.safetensors {WORDS_OF_TINY_EN} --json")
-    assert_done(answer)
-    (line,) = answer.out.splitlines()
-    score = json.loads(line)
-    assert_consistent(score)
-    assert score == json.loads((trained / "metrics.json").read_text())["test"]
+def test_evaluate_prints_one_json_object_with_the_score_of_the_run_and_what_it_scored(
+    wordflock: Wordflock, trained: Path
+) -> None:
+    """The data of the run where no other is named, and the same by the name of the run as by its checkpoint."""
+    commands = [f"evaluate runs/trained/best.safetensors {WORDS_OF_TINY_EN} --json", "evaluate trained --json"]
+    for answer in map(wordflock.run, commands):
+        assert_done(answer)
+        (line,) = answer.out.splitlines()
+        score = json.loads(line)
+        assert (score.pop("data"), score.pop("split")) == ("words", "test")
+        assert_consistent(score)
+        assert score == json.loads((trained / "metrics.json").read_text())["test"]
 
 
 def test_evaluate_prints_a_table(wordflock: Wordflock, trained: Path) -> None:
     answer = wordflock.run(f"evaluate runs/trained/best.safetensors {WORDS_OF_TINY_EN} --split validation")
     assert_done(answer)
     score = json.loads((trained / "metrics.json").read_text())["validation"]
-    first, *rows, answered = answer.out.splitlines()
+    what, first, *rows, answered = answer.out.splitlines()
+    assert what == "validation split of words"
     assert f"below {score['threshold']:.2f}" in answered
     assert f"accuracy {score['accuracy_with_rejection']:.4f}" in answered
     assert f"{score['accuracy']:.4f}" in first and f"{score['clips']} clips" in first
@@ -224,9 +239,9 @@ def test_predict_says_a_word_for_each_file_of_any_format(wordflock: Wordflock, t
     names = [name for name in tests if name.split("/")[0] in LABELS]
     files = [f"words/{name}" for name in names]
     loud, rate = soundfile.read(wordflock.path(files[0]))
-    for ending in ("mp3", "ogg", "wav"):
-        soundfile.write(wordflock.path(f"same.{ending}"), np.stack([loud, loud], axis=1), rate)
-        files.append(f"same.{ending}")
+    for suffix in ("mp3", "ogg", "wav"):
+        soundfile.write(wordflock.path(f"same.{suffix}"), np.stack([loud, loud], axis=1), rate)
+        files.append(f"same.{suffix}")
     answer = wordflock.run(f"predict runs/trained/best.safetensors {' '.join(files)}")
     assert_done(answer)
     rows = [line.split("\t") for line in answer.out.splitlines()]
@@ -235,6 +250,37 @@ def test_predict_says_a_word_for_each_file_of_any_format(wordflock: Wordflock, t
     right = [name.split("/")[0] == label for name, (_, label, _) in zip(names, rows, strict=False)]
     assert np.mean(right) > 0.7
     assert {label for _, label, _ in rows[-3:]} == {rows[0][1]}  # the same sound is the same word, however it is kept
+
+
+def test_predict_goes_on_past_what_it_cannot_read_and_reads_folders_and_standard_input(
+    wordflock: Wordflock, trained: Path
+) -> None:
+    clip = str(sorted(wordflock.path("words/yes").iterdir())[0].relative_to(wordflock.folder))
+    with wordflock.path(clip).open("rb") as file:
+        command = f"predict trained none.wav text.txt words/yes - {clip} --json --top 2"
+        answer = ending(wordflock.start(command, stdin=file))
+    assert answer.status == 1
+    assert [line.split(" ")[1] for line in answer.err.splitlines()] == ["none.wav", "text.txt"]
+    lines = {line["file"]: line for line in map(json.loads, answer.out.splitlines())}
+    assert len(lines) == len(list(wordflock.path("words/yes").iterdir())) + 1
+    assert lines["-"] == {**lines[clip], "file": "-"}
+    assert len(lines[clip]["probabilities"]) == 2 and lines[clip]["label"] in LABELS
+    unsure = wordflock.run(f"predict trained {clip} --threshold 1 --top 1")
+    name, label, confidence, best = unsure.out.rstrip().split("\t")
+    assert (name, label) == (clip, "_unknown_")
+    assert best.split()[0] in LABELS and float(confidence) <= float(best.split()[1])
+
+
+def test_runs_are_listed_and_configure_others(wordflock: Wordflock, trained: Path) -> None:
+    rows = [line.split() for line in wordflock.run("runs").out.splitlines()]
+    accuracy = json.loads((trained / "metrics.json").read_text())["test"]["accuracy"]
+    (row,) = [row for row in rows if row[0] == "trained"]
+    assert row[:4] == ["trained", "train", "words", f"{accuracy:.4f}"]
+    again = wordflock.run("train --config runs/trained/config.toml --name again --quiet")
+    assert_done(again)
+    assert again.out == ""
+    one, two = (load_checkpoint(wordflock.path(f"runs/{run}/best.safetensors")) for run in ("trained", "again"))
+    assert all(np.array_equal(array, two.weights[name]) for name, array in one.weights.items())
 
 
 def test_a_label_that_only_the_training_clips_have(wordflock: Wordflock) -> None:

@@ -190,6 +190,7 @@ def write_rubbish(folder: Path) -> None:
     start = folder / "runs/start/last.safetensors"
     save_checkpoint(start, Checkpoint(LABELS, "attentive", ENCODER_WIDTH, spec, get_weights(head), about))
     (folder / "cut.safetensors").write_bytes(start.read_bytes()[:-10])
+    (folder / "another.safetensors").write_bytes(start.read_bytes())
     strange = start.read_bytes().replace(spec.fingerprint.encode(), b"0" * 64)
     (folder / "strange.safetensors").write_bytes(strange)
 

@@ -35,12 +35,13 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "client": devices.client,
         "certificates": devices.certificates,
     },
-    "Data": {
+    "Data and encoders": {
         "data synthesize": data.synthesize,
         "data describe": data.describe,
+        "encoder save": data.save_encoder,
     },
 }
-FAMILIES = {"data": "Make and describe data sets."}
+FAMILIES = {"data": "Make and describe data sets.", "encoder": "Write an encoder to a file."}
 HELP_FLAGS = ["--help", "-h"]
 EPILOGUE = (
     "`wordflock COMMAND --help` shows the usual options of a command, `--help-all` all of them. An option can also be "

