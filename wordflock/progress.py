@@ -8,6 +8,7 @@ bar, as lines of its standard output that the other one shows.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -114,6 +115,7 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
     from rich.table import Column
 
     console = Console(stderr=True)
+    widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
@@ -126,7 +128,7 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
     )
     # What is printed meanwhile goes above the bar, but not there from a pipe or a file.
     above = sys.stdout.isatty()
-    shown = console.is_terminal or console.is_jupyter
+    shown = widgets if console.is_jupyter else console.is_terminal
     with Progress(
         *columns, console=console, expand=True, transient=True, redirect_stdout=above, disable=not shown
     ) as bar:

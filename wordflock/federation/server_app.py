@@ -33,7 +33,7 @@ from wordflock.prepare import resolved
 from wordflock.privacy.accounting import Releases, rounds_report
 from wordflock.privacy.mechanism import format_privacy
 from wordflock.progress import print_line, progress, report, reporting
-from wordflock.run import Run, checkpoint_of, finish, new_head
+from wordflock.run import RunWriter, checkpoint_of, finish, new_head
 from wordflock.runs import BEST
 from wordflock.settings import CLOSED_FORM
 
@@ -77,7 +77,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     head = new_head(settings, prepared)
     labels, validation = prepared.task.labels, prepared.features["validation"]
     resume = isinstance(settings, ServerSettings) and bool(settings.resume)
-    run = Run(settings, mode, going_on=resume)
+    run = RunWriter(settings, mode, going_on=resume)
     strategy = make_strategy(settings)
     weights, done = get_weights(head), -1
     if resume:
@@ -166,14 +166,14 @@ def _line(
     }
 
 
-def _releases(run: Run) -> Releases:
+def _releases(run: RunWriter) -> Releases:
     """What the private rounds of a run have released, whoever ran them."""
     releases = [line["release"] for line in run.history if "release" in line]
     return tuple((noise, drawn, among) for noise, drawn, among in releases)
 
 
 def _sum_up(
-    run: Run, outcome: RoundResult | None, settings: FederationSettings, members: Sequence[Member]
+    run: RunWriter, outcome: RoundResult | None, settings: FederationSettings, members: Sequence[Member]
 ) -> dict[str, Any]:
     """What metrics.json says of all rounds and of the clients; prints the costs of real devices."""
     lines = run.history
@@ -195,7 +195,7 @@ def _sum_up(
 
 
 def _go_on(
-    run: Run, strategy: FedAvg, untrained: dict[str, NDArray[np.float32]]
+    run: RunWriter, strategy: FedAvg, untrained: dict[str, NDArray[np.float32]]
 ) -> tuple[dict[str, NDArray[np.float32]], int]:
     """The head of the last finished round, and that round (-1: none); the strategy's optimizer is put back to it."""
     path = run.folder / "last.safetensors"

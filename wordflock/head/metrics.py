@@ -35,6 +35,11 @@ class Score:
         """The object that `evaluate --json` prints and metrics.json holds."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Score:
+        """The score in metrics.json."""
+        return cls(**{**values, "interval": tuple(values["interval"])})
+
     @property
     def summary(self) -> str:
         """Loss and accuracy, in a few words."""
