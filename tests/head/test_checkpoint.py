@@ -371,3 +371,19 @@ def test_a_frame_pooling_that_no_encoder_has_is_refused(by: Any, tmp_path: Path)
 def test_a_calibration_that_no_head_has_is_refused(values: tuple[float, float], tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best.safetensors", replace(a_checkpoint(), calibration=Calibration(*values)))
     assert_refused(tmp_path / "best.safetensors", "is not a checkpoint of Wordflock")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"no": 0.5}, {"ja": 0.0}, {"ja": 1.5}, {"ja": 1}, {"ja": "0.5"}, {"ja": None}, [0.5], "ja", {"ja": math.nan}],
+)
+def test_stream_thresholds_that_no_head_has_are_refused(chosen: Any, tmp_path: Path) -> None:
+    calibration = Calibration(1.0, 0.5, chosen)
+    save_checkpoint(tmp_path / "best.safetensors", replace(a_checkpoint(), calibration=calibration))
+    assert_refused(tmp_path / "best.safetensors", "is not a checkpoint of Wordflock")
+
+
+def test_stream_thresholds_are_kept(tmp_path: Path) -> None:
+    calibration = Calibration(1.0, 0.5, {"ja": 0.75})
+    save_checkpoint(tmp_path / "best.safetensors", replace(a_checkpoint(), calibration=calibration))
+    assert load_checkpoint(tmp_path / "best.safetensors").calibration == calibration

@@ -35,21 +35,21 @@ def log_mel(
     padded = np.pad(clips.astype(np.float32, copy=False), ((0, 0), (half, half)), mode="reflect")
     # The last frame is left out, as in Whisper: it is centred on the sample after the clip's end.
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES, axis=-1)[:, :samples:HOP_SAMPLES]
-    spectrum = rfft(frames * _hann())
+    spectrum = rfft(frames * hann())
     power = np.square(spectrum.real) + np.square(spectrum.imag)
-    mel = np.log10(np.maximum(power.astype(np.float32, copy=False) @ _mel_filters(), 1e-10))
+    mel = np.log10(np.maximum(power.astype(np.float32, copy=False) @ mel_filters(), 1e-10))
     mel = np.maximum(mel, mel.max(axis=(1, 2), keepdims=True) - 8.0)
     return np.ascontiguousarray(((mel + 4.0) / 4.0).transpose(0, 2, 1), dtype=np.float32)
 
 
 @lru_cache
-def _hann() -> NDArray[np.float32]:
+def hann() -> NDArray[np.float32]:
     """The periodic Hann window, shape (400,)."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SAMPLES) / FFT_SAMPLES)).astype(np.float32)
 
 
 @lru_cache
-def _mel_filters() -> NDArray[np.float32]:
+def mel_filters() -> NDArray[np.float32]:
     """Triangles of equal area on Slaney's mel scale (linear below 1 kHz, logarithmic above), shape (201, 80)."""
     linear_step, corner, log_step = 200 / 3, 1000.0, np.log(6.4) / 27
     corner_mel = corner / linear_step

@@ -46,7 +46,7 @@ def build_onnx_encoder(
     """The encoder that makes the features of a spec, whatever that says of runtime and precision."""
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
-    graph = _encoder(spec, dimensions, tensors)
+    graph = encoder_graph(spec, dimensions, tensors)
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # threads come from outside, one a batch
     weights = [OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
@@ -55,19 +55,19 @@ def build_onnx_encoder(
     return OnnxEncoder(session, weights)
 
 
-class _Graph:
+class Graph:
     """Nodes in the order in which they work, and their weights."""
 
     def __init__(self, tensors: dict[str, NDArray[np.float32]]) -> None:
-        self._tensors, self._nodes = tensors, list[Any]()
+        self._tensors, self.nodes = tensors, list[Any]()
         self.weights: dict[str, NDArray[np.float32]] = {}
 
     def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """A node; returns the name of what it gives."""
         from onnx import helper
 
-        output = f"{operator}-{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
+        output = f"{operator}-{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
         return output
 
     def weight(self, name: str, array: NDArray[np.float32] | None = None) -> str:
@@ -109,16 +109,16 @@ class _Graph:
             tensor.external_data.add(key="location", value="memory")
             weights.append(tensor)
         given = helper.make_tensor_value_info("log_mel", TensorProto.FLOAT, ["clips", mels, "steps"])
-        made = helper.make_tensor_value_info(self._nodes[-1].output[0], TensorProto.FLOAT, ["clips", "frames", "width"])
-        graph = helper.make_graph(self._nodes, "encoder", [given], [made], weights)
+        made = helper.make_tensor_value_info(self.nodes[-1].output[0], TensorProto.FLOAT, ["clips", "frames", "width"])
+        graph = helper.make_graph(self.nodes, "encoder", [given], [made], weights)
         domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model: bytes = helper.make_model(graph, opset_imports=domains, ir_version=IR_VERSION).SerializeToString()
         return model
 
 
-def _encoder(spec: FeatureSpec, dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]]) -> _Graph:
+def encoder_graph(spec: FeatureSpec, dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]]) -> Graph:
     """What `Encoder.forward` computes."""
-    graph, wanted, depth = _Graph(tensors), spec.layer.split("+"), highest_layer(spec.layer, dimensions)
+    graph, wanted, depth = Graph(tensors), spec.layer.split("+"), highest_layer(spec.layer, dimensions)
     merged = merged_frames(spec.frame_pooling)
     x = graph.convolution(graph.convolution("log_mel", "conv1", 1), "conv2", 2)
     x = graph.add("Transpose", x, perm=[0, 2, 1])
@@ -145,7 +145,7 @@ def _encoder(spec: FeatureSpec, dimensions: Dimensions, tensors: dict[str, NDArr
     return graph
 
 
-def _layer(graph: _Graph, x: str, name: str, dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]]) -> str:
+def _layer(graph: Graph, x: str, name: str, dimensions: Dimensions, tensors: dict[str, NDArray[np.float32]]) -> str:
     """One pre-norm transformer layer."""
     normal = graph.norm(x, f"{name}.self_attn_layer_norm")
     parts = [graph.linear(normal, f"{name}.self_attn.{part}_proj", bias=False) for part in "qkv"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class Calibration:
 
     temperature: float = 1.0  # logits are divided by it before they become probabilities
     threshold: float = 0.0  # a keyword with a lower confidence is rejected: it becomes `_unknown_`
+    # By keyword, the mean probability from which on it counts as heard in a stream; chosen by evaluate-stream.
+    stream_thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def calibrate(

@@ -97,6 +97,8 @@ def _check(checkpoint: Checkpoint) -> None:
         (checkpoint.random_features, int),
         (checkpoint.calibration.temperature, float),
         (checkpoint.calibration.threshold, float),
+        (checkpoint.calibration.stream_thresholds, dict),
+        *((threshold, float) for threshold in checkpoint.calibration.stream_thresholds.values()),
     ]
     for value, kind in kinds:
         if type(value) is not kind:
@@ -105,6 +107,10 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError("a label stands twice")
     if not 0 < checkpoint.calibration.temperature < math.inf or not 0 <= checkpoint.calibration.threshold <= 1:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
+    if any(
+        word not in labels or not 0 < share <= 1 for word, share in checkpoint.calibration.stream_thresholds.items()
+    ):
+        raise ValueError(f"no head has the stream thresholds {checkpoint.calibration.stream_thresholds}")
     if not MIN_WINDOW <= spec.window <= MAX_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
     row = KINDS[checkpoint.head_kind]
