@@ -200,12 +200,12 @@ def test_every_kind_of_fault_is_found_and_remembered(
         result = scan_files(source, tmp_path / "cache")
         assert faults(result) == {
             "yes/cut.flac": "is damaged or cut short",
-            "yes/cut.wav": "is cut short after 0.50 s",
+            "yes/cut.wav": "is cut short",
             "yes/empty.wav": "is empty",
             "yes/nan.wav": "holds samples that are not numbers (NaN or infinity)",
-            "yes/phone.m4a": "is not audio that can be read (WAV, FLAC, OGG, MP3)",
+            "yes/phone.m4a": "is MPEG-4 audio or video (M4A, MP4, 3GP), which cannot be read here",
             "yes/short.wav": "lasts 0.090 s, less than 0.1 s",
-            "yes/text.wav": "is not audio that can be read (WAV, FLAC, OGG, MP3)",
+            "yes/text.wav": "is not audio that can be read (WAV, FLAC, OGG, MP3, AIFF, AU)",
         }
         assert len(looks) == len(result.recordings) == 9
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import struct
+import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.errors import WordflockError
+from wordflock.audio.containers import whole
+from wordflock.audio.faults import AudioFault, cut_short, unreadable
+from wordflock.errors import WordflockError, WordflockWarning
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -19,68 +22,135 @@ if TYPE_CHECKING:
     from soundfile import SoundFile
 
 SAMPLE_RATE = 16_000  # samples per second, of every clip
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz, of files
+MAX_SECONDS = 3600.0  # of a file: 230 MB of samples
+MAX_VALUES = 1 << 30  # of a file, all channels together: 1 h of stereo at 149 kHz
 
-_BLOCK = 1 << 20  # frames decoded at a time: a header that promises too much costs no memory
-_SLACK = 64  # bytes: some recorders count their own header as sound
-_UNKNOWN_SIZE = 0x7FFF_0000  # a sound chunk as long as this was written to a pipe, its length unknown
-_OGG_PAGE = 65_307  # bytes, the longest page there is
+_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "CAF", "FLAC", "OGG", "MP3", "SVX")
+_BLOCK = 1 << 18  # values decoded at a time: a header that promises too much costs no memory
+_MAX_PIPE_BYTES = 256 << 20
+_CANCELLED = 0.1  # of the power that channels without a relation would leave in their mean
+
+Source = str | Path | bytes | bytearray | memoryview | BinaryIO
 
 
-class AudioFault(WordflockError):
-    """Why a file is no usable audio, as the rest of a sentence that starts with the file's name."""
-
-
-def read_clip(source: str | Path | bytes | bytearray | memoryview | BinaryIO, name: str = "") -> NDArray[np.float32]:
-    """Read WAV, FLAC, OGG or MP3 of any rate and any number of channels as 16 kHz mono.
+def read_clip(source: Source, name: str = "", warn: bool = True) -> NDArray[np.float32]:
+    """Read WAV, RF64, Wave64, FLAC, OGG, MP3, AIFF, AU, NIST or CAF of any number of channels as 16 kHz mono.
 
     `source` is a path, the file's bytes, or an open binary file; `name` is what errors call it.
-    Returns shape (samples,) in [-1, 1]; the channels are averaged.
-    Raises WordflockError for what cannot be opened, is no audio, is cut short or empty, or holds NaN or infinity.
+    Returns shape (samples,) in [-1, 1]; the channels are averaged. Where they cancel each other (a stereo cable with
+    one wire crossed), the loudest is taken, with a warning if `warn`.
+    Raises WordflockError for what cannot be opened, is no audio, is cut short or empty, holds NaN or infinity, has a
+    rate outside MIN_RATE to MAX_RATE, or is longer than MAX_SECONDS.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the recording")
     try:
         with _open(source) as file:
-            samples, rate = decode(file)
+            decoder = Decoder(file)
+            samples = np.concatenate(list(decoder.blocks()))
+            if (channel := decoder.loudest_of_cancelling()) is not None:
+                samples = np.concatenate(list(decoder.blocks(channel)))
+                if warn:
+                    warnings.warn(
+                        f"{name} has channels in opposite phase, whose mean is almost silent: channel {channel + 1} is "
+                        "used alone.",
+                        WordflockWarning,
+                        stacklevel=2,
+                    )
     except AudioFault as fault:
-        raise WordflockError(f"{name} {fault}; record it again or convert it to WAV or FLAC.") from fault
+        raise WordflockError(f"{name} {fault}; {fault.remedy}.") from fault
     except OSError as error:
         raise WordflockError(f"{name} cannot be read ({error.strerror or error}); check its path.") from error
-    if rate == SAMPLE_RATE:
-        return samples
-    import soxr
-
-    resampled: NDArray[np.float32] = soxr.resample(samples, rate, SAMPLE_RATE)
-    return resampled
+    return samples
 
 
-def decode(file: BinaryIO) -> tuple[NDArray[np.float32], int]:
-    """Decode an open audio file to its end: mono samples, shape (samples,), at the file's own rate (Hz).
+class Decoder:
+    """Decodes an open audio file in pieces, each checked; what it found is known after the last."""
 
-    Raises AudioFault for what is no audio, is cut short, damaged or empty, or holds NaN or infinity.
-    """
-    import soundfile
+    def __init__(self, file: BinaryIO) -> None:
+        """Raises AudioFault for what is no audio that can be read, or is cut short by what its container says."""
+        if not file.seekable():
+            file = BytesIO(file.read(_MAX_PIPE_BYTES))
+        file.seek(0)
+        self._head = file.read(64)
+        self._file = whole(file)
+        self.seconds = 0.0  # decoded
+        self._powers = np.zeros(1)  # of each channel, and of their mean
+        self._mean_power = 0.0
 
-    if not file.seekable():
-        file = BytesIO(file.read())
-    try:
-        sound = soundfile.SoundFile(_QuietFile(file))
-    except soundfile.SoundFileError as error:
-        raise AudioFault("is not audio that can be read (WAV, FLAC, OGG, MP3)") from error
-    with sound:
-        rate = int(sound.samplerate)
-        # Without a header of its own an MP3's length is a guess from its size, tags included.
-        promised = sound.frames * (0.9 if sound.format == "MP3" else 1.0)
+    def blocks(self, channel: int | None = None) -> Iterator[NDArray[np.float32]]:
+        """The samples at 16 kHz, shape (samples,), of one channel or of the mean of all, from the beginning.
+
+        Raises AudioFault for a file that is cut short, damaged, empty, too long, or holds NaN or infinity.
+        """
+        import soundfile
+
+        self._file.seek(0)
         try:
-            samples = _read_all(sound)
-        except soundfile.SoundFileError as error:
-            raise AudioFault("is damaged or cut short") from error
-    if len(samples) < promised or _is_cut_short(file):
-        raise AudioFault(f"is cut short after {len(samples) / rate:.2f} s")
-    if not len(samples):
-        raise AudioFault("holds no samples")
-    if not np.isfinite(samples).all():
-        raise AudioFault("holds samples that are not numbers (NaN or infinity)")
-    return samples, rate
+            sound = soundfile.SoundFile(_QuietFile(self._file))
+        except (soundfile.SoundFileError, TypeError) as error:
+            raise unreadable(self._head) from error
+        with sound:
+            if sound.format not in _FORMATS:
+                raise unreadable(self._head)
+            self._powers = np.zeros(sound.channels)
+            self._mean_power, self.seconds = 0.0, 0.0
+            if sound.samplerate == SAMPLE_RATE:
+                yield from self._decoded(sound, channel)
+            else:
+                yield from self._resampled(sound, channel)
+
+    def loudest_of_cancelling(self) -> int | None:
+        """The loudest channel of a decoded file, where the mean of all is almost silent and it is not."""
+        channels = len(self._powers)
+        if channels == 1 or self._mean_power >= _CANCELLED * self._powers.sum() / channels**2:
+            return None
+        return int(self._powers.argmax())
+
+    def _decoded(self, sound: SoundFile, channel: int | None) -> Iterator[NDArray[np.float32]]:
+        """Blocks at the file's own rate."""
+        import soundfile
+
+        _check_claims(sound)
+        decoded, size = 0, max(1, _BLOCK // sound.channels)
+        more = True
+        while more:
+            try:
+                frames = sound.read(size, dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, MemoryError) as error:
+                raise AudioFault("is damaged or cut short") from error
+            more = len(frames) == size
+            decoded += len(frames)
+            self.seconds = decoded / sound.samplerate
+            _check_length(decoded, sound)
+            if not np.isfinite(frames).all():
+                raise AudioFault("holds samples that are not numbers (NaN or infinity)")
+            if len(frames):
+                yield self._one_channel(frames, channel)
+        if decoded < sound.frames:
+            raise cut_short(self.seconds)
+        if not decoded:
+            raise AudioFault("holds no samples")
+
+    def _one_channel(self, frames: NDArray[np.float32], channel: int | None) -> NDArray[np.float32]:
+        if frames.shape[1] == 1:
+            return frames[:, 0]
+        if channel is not None:
+            return np.ascontiguousarray(frames[:, channel])
+        mean: NDArray[np.float32] = frames.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mean).all():
+            raise AudioFault("holds samples that are not numbers (NaN or infinity)")
+        self._powers += np.square(frames, dtype=np.float64).sum(axis=0)
+        self._mean_power += float(np.square(mean, dtype=np.float64).sum())
+        return mean
+
+    def _resampled(self, sound: SoundFile, channel: int | None) -> Iterator[NDArray[np.float32]]:
+        import soxr
+
+        stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, dtype="float32")
+        for block in self._decoded(sound, channel):
+            yield stream.resample_chunk(block)
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def fit(clip: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
@@ -93,6 +163,22 @@ def fit(clip: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     energy = np.concatenate(([0.0], np.cumsum(np.square(clip, dtype=np.float64))))
     start = int(np.argmax(energy[samples:] - energy[:-samples]))
     return clip[start : start + samples]
+
+
+def _check_claims(sound: SoundFile) -> None:
+    if not MIN_RATE <= sound.samplerate <= MAX_RATE:
+        raise AudioFault(
+            f"has a sample rate of {sound.samplerate:,} Hz, outside {MIN_RATE:,} to {MAX_RATE:,} Hz",
+            "correct the rate in its header",
+        )
+    _check_length(sound.frames, sound)
+
+
+def _check_length(frames: int, sound: SoundFile) -> None:
+    if frames / sound.samplerate > MAX_SECONDS:
+        raise AudioFault(f"is longer than {MAX_SECONDS:.0f} s", "cut it into shorter files")
+    if frames * sound.channels > MAX_VALUES:
+        raise AudioFault(f"holds more than {MAX_VALUES:,} samples", "cut it into shorter files")
 
 
 class _QuietFile:
@@ -112,54 +198,9 @@ class _QuietFile:
             return self.tell()
 
 
-def _open(source: str | Path | bytes | bytearray | memoryview | BinaryIO) -> AbstractContextManager[BinaryIO]:
+def _open(source: Source) -> AbstractContextManager[BinaryIO]:
     if isinstance(source, str | Path):
         return Path(source).open("rb")
     if isinstance(source, bytes | bytearray | memoryview):
         return BytesIO(source)
     return nullcontext(source)  # the caller's own file stays open
-
-
-def _read_all(sound: SoundFile) -> NDArray[np.float32]:
-    blocks: list[NDArray[np.float32]] = []
-    while not blocks or len(blocks[-1]) == _BLOCK:
-        frames = sound.read(_BLOCK, dtype="float32", always_2d=True)
-        with np.errstate(invalid="ignore"):  # infinities of opposite sign; refused later
-            blocks.append(frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _is_cut_short(file: BinaryIO) -> bool:
-    """Whether bytes are missing at the end, where libsndfile shortens the sound without a word."""
-    end = file.seek(0, 2)
-    file.seek(0)
-    match file.read(12)[:4]:
-        case b"RIFF":
-            return _missing_bytes(file, end, "<4sI", b"data") > _SLACK
-        case b"RIFX":
-            return _missing_bytes(file, end, ">4sI", b"data") > _SLACK
-        case b"FORM":
-            return _missing_bytes(file, end, ">4sI", b"SSND") > _SLACK
-        case b"OggS":
-            file.seek(max(0, end - _OGG_PAGE))
-            return not _ends_with_the_stream(file.read())
-    return False
-
-
-def _missing_bytes(file: BinaryIO, end: int, header: str, sound: bytes) -> int:
-    """How many bytes of a WAV's or AIFF's chunk of samples lie beyond the end of the file."""
-    while len(chunk := file.read(8)) == 8:
-        kind, size = struct.unpack(header, chunk)
-        if kind == sound:
-            return 0 if size >= _UNKNOWN_SIZE else file.tell() + size - end
-        file.seek(size + size % 2, 1)
-    return 0
-
-
-def _ends_with_the_stream(tail: bytes) -> bool:
-    """Whether an OGG file's last page is whole and marked as the last (RFC 3533, section 6)."""
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < 27:
-        return False
-    is_last, segments = page[5] & 4, page[26]
-    return bool(is_last) and len(page) >= 27 + segments + sum(page[27 : 27 + segments])

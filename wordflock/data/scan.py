@@ -15,7 +15,8 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from wordflock.audio.reading import AudioFault, decode
+from wordflock.audio.faults import AudioFault
+from wordflock.audio.reading import Decoder
 from wordflock.data.clips import Clip
 from wordflock.data.listing import Entry, Listing, Reader, list_files
 from wordflock.errors import WordflockError, WordflockWarning
@@ -246,10 +247,12 @@ def _look(entry: Entry, data: bytes | None) -> _Look:
     if not data:
         return _Look(content, fault="is empty")
     try:
-        samples, rate = decode(BytesIO(data))
+        decoder = Decoder(BytesIO(data))
+        for _ in decoder.blocks():
+            pass
     except AudioFault as fault:
         return _Look(content, fault=str(fault))
-    seconds = len(samples) / rate
+    seconds = decoder.seconds
     if seconds < MIN_SECONDS:
         return _Look(content, fault=f"lasts {seconds:.3f} s, less than {MIN_SECONDS} s")
     return _Look(content, seconds)
