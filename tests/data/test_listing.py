@@ -262,3 +262,8 @@ def test_a_file_that_vanished_or_changed_since_is_refused(folder: Path, tmp_path
     refuse(of_archive, "cannot be read")
     archive.unlink()
     refuse(of_archive, "cannot be read")
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "weba", "wave", "aifc", "snd", "sph", "mka", "spx", "mp2", "bwf", "rf64"])
+def test_a_recording_of_any_kind_is_seen(suffix: str) -> None:
+    assert Entry(f"yes/A.{suffix.upper()}", "", 0, 1, 0).is_audio

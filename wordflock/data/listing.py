@@ -19,8 +19,10 @@ from wordflock.errors import WordflockError
 # What people record in, readable here or not: a recording that cannot be read must be named, not passed over.
 # fmt: off
 AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64",
-    ".m4a", ".aac", ".wma", ".amr", ".webm", ".3gp",
+    ".wav", ".wave", ".bwf", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc",
+    ".au", ".snd", ".sph", ".caf", ".w64",
+    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".wma", ".amr", ".3gp", ".3g2", ".webm", ".weba", ".mka", ".mkv",
+    ".spx", ".ogx", ".ape", ".wv", ".ac3", ".avi",
 )
 # fmt: on
 
