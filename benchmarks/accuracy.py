@@ -1,4 +1,4 @@
-"""Accuracy of the defaults over several seeds, and of what else was tried: the tables of docs/accuracy.md.
+"""Accuracy of the defaults over several seeds, and of what else was tried: tables of RESULTS.md.
 
 python -m benchmarks.accuracy --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 and the same with --explored

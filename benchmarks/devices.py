@@ -2,7 +2,7 @@
 
     python benchmarks/devices.py --data speech_commands_mini.tar
 
-Needs Linux (processor affinity, /proc). The figures are in devices.md.
+Needs Linux (processor affinity, /proc). The figures are in RESULTS.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Federated rounds that the product does not have, each against the defaults: a table of docs/accuracy.md.
+"""Federated rounds that the product does not have, each against the defaults: a table of RESULTS.md.
 
 python -m benchmarks.drift --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 

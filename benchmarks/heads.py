@@ -1,4 +1,4 @@
-"""Features and heads, most of which the product does not have: a table of docs/accuracy.md.
+"""Features and heads, most of which the product does not have: a table of RESULTS.md.
 
 python -m benchmarks.heads --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 

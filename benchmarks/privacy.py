@@ -1,4 +1,4 @@
-"""The table of docs/privacy.md: accuracy of the exact strategy against ε, by clip and by client.
+"""A table of RESULTS.md: accuracy of the closed form against ε, by clip and by client.
 
 python -m benchmarks.privacy --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 

@@ -1,4 +1,4 @@
-"""What noise, and words never heard in training, do to a head: the tables of docs/accuracy.md.
+"""What noise, and words never heard in training, do to a head: tables of RESULTS.md.
 
 python -m benchmarks.robustness --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 

@@ -1,4 +1,4 @@
-"""Words never heard in training, and what could be done about them: a table of docs/accuracy.md.
+"""Words never heard in training, and what could be done about them: a table of RESULTS.md.
 
 python -m benchmarks.unheard --data speech_commands_mini.tar --keywords yes,no,up,down,left,right,stop,go
 

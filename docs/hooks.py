@@ -1,19 +1,19 @@
-"""What the website has beyond docs/: tables of options from the settings classes, module lists, and pages of the root.
+"""What the website has beyond docs/: the options of every command, module lists, and pages of the root.
 
-A page asks for a table with `<!-- options: TrainSettings -->` and for a wing's modules with `<!-- modules: audio -->`.
+A page asks for all commands with `<!-- commands: all -->` and for a wing's modules with `<!-- modules: audio -->`.
 """
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import posixpath
 import re
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cyclopts import Argument, ArgumentCollection
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
@@ -26,8 +26,8 @@ ELSEWHERE = {
     "CHANGELOG.md": "project/changelog.md",
     "SECURITY.md": "project/security.md",
 }
-SETTINGS_MODULES = ("wordflock.settings", "wordflock.federation_settings")
-MARKER = re.compile(r"<!-- (options|modules): ([\w-]+) -->")
+GROUPS = ("Data", "Features", "Training", "Federation", "Privacy", "Output")
+MARKER = re.compile(r"<!-- (commands|modules): ([\w-]+) -->")
 LINK = re.compile(r"\]\(([^)\s:#]+\.md)(#[^)\s]*)?\)")
 
 
@@ -48,7 +48,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def expand(kind: str, name: str) -> str:
     """What a marker stands for."""
-    return option_tables(settings_class(name)) if kind == "options" else module_list(name)
+    return command_reference() if kind == "commands" else module_list(name)
 
 
 def relink(markdown: str, page: str) -> str:
@@ -63,49 +63,53 @@ def relink(markdown: str, page: str) -> str:
     return LINK.sub(link, markdown)
 
 
-def settings_class(name: str) -> type:
-    """A settings class by its name."""
-    for module in map(importlib.import_module, SETTINGS_MODULES):
-        if hasattr(module, name):
-            found: type = getattr(module, name)
-            return found
-    raise LookupError(f"no settings class {name}")
+def command_reference() -> str:
+    """Every command of the command line, under the headings of its help."""
+    from wordflock.cli.commands import COMMANDS
+
+    sections = []
+    for heading, commands in COMMANDS.items():
+        sections += [f"## {heading}", *(command_section(words, run) for words, run in commands.items())]
+    return "\n\n".join(sections)
 
 
-def option_tables(settings: type) -> str:
-    """A table for each group of options, in the groups' own order."""
+def command_section(words: str, run: Callable[..., None]) -> str:
+    """A command: what it does, how it is called, and a table for each group of its options."""
     groups: dict[str, list[str]] = {}
-    types = get_type_hints(settings)
-    for f in fields(settings):
-        row = f"| {names(f, types[f.name])} | {default(f)} | {explanation(f)} |"
-        groups.setdefault(f.metadata["group"], []).append(row)
+    arguments = sorted(arguments_of(words), key=lambda argument: group_order(argument.parameter.group[0].name))
+    for argument in arguments:
+        groups.setdefault(argument.parameter.group[0].name, []).append(option_row(argument))
+    places = [argument.names[0] for argument in arguments if not argument.names[0].startswith("-")]
+    usage = " ".join(["wordflock", words, *places, "[OPTIONS]"])
     head = "| option | default | what it does |\n|---|---|---|\n"
-    return "\n\n".join(f"**{group}**\n\n{head}" + "\n".join(rows) for group, rows in groups.items())
+    tables = [f"**{name}**\n\n{head}" + "\n".join(rows) for name, rows in groups.items()]
+    return "\n\n".join([f"### {words}", inspect.getdoc(run) or "", f"```text\n{usage}\n```", *tables])
 
 
-def names(f: Field[Any], kind: Any) -> str:
-    """How an option is written on the command line."""
-    dashed = f.name.replace("_", "-")
-    return f"`--{dashed}`, `--no-{dashed}`" if kind in (bool, bool | None) else f"`--{dashed}`"
+def arguments_of(words: str) -> ArgumentCollection:
+    """What a command takes."""
+    from wordflock.cli.commands import app
+
+    command = app()
+    for word in words.split():
+        command = command[word]
+    return command.assemble_argument_collection()
 
 
-def default(f: Field[Any]) -> str:
-    """A default as the table shows it; nothing where the help text explains it."""
-    if f.default in (None, "", MISSING):
-        return ""
-    return f"`{str(f.default).lower() if isinstance(f.default, bool) else f.default}`"
+def group_order(name: str) -> int:
+    """The place of a group of options; what a command has of its own comes first."""
+    return GROUPS.index(name) if name in GROUPS else -1
 
 
-def explanation(f: Field[Any]) -> str:
-    """The help text, with the values that are allowed."""
-    about = f.metadata
-    allowed = [f"One of {', '.join(f'`{choice}`' for choice in about['choices'])}."] if about["choices"] else []
-    if about["minimum"] is not None:
-        allowed.append(f"At least {about['minimum']:g}.")
-    if about["maximum"] is not None:
-        allowed.append(f"At most {about['maximum']:,}.")
-    rare = ["Shown by `--help-all`."] if about["rare"] else []
-    return " ".join([about["help"].replace("|", "\\|"), *allowed, *rare])
+def option_row(argument: Argument) -> str:
+    """A row of a table of options. An option that only --help-all shows is marked with a star."""
+    names = ", ".join(f"`{name}`" for name in argument.names) + ("" if argument.show else " \\*")
+    value = argument.field_info.default
+    known = value is not inspect.Parameter.empty and not any(value is nothing for nothing in (None, "", False))
+    help = " ".join((argument.parameter.help or "").split()).replace("|", "\\|").replace("<", "&lt;")
+    choices = argument.get_choices()
+    allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+    return f"| {names} | {f'`{value}`' if known else ''} | {help}{allowed} |"
 
 
 def module_list(wing: str) -> str:

@@ -1,4 +1,4 @@
-"""The same apps on Flower's own simulation engine (Ray): `flwr run . --stream`, as docs/scaling.md says."""
+"""The same apps on Flower's own simulation engine (Ray): `flwr run . --stream`, as docs/how-to/scale.md says."""
 
 from __future__ import annotations
 
