@@ -20,7 +20,15 @@ from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
 from wordflock.head.closed_form import ScaleStatistics, Statistics, StatisticsFolder, solve
 from wordflock.head.torch_head import Head, count_parameters
-from wordflock.head.training import Recipe, evaluate_head, load_solution, make_optimizer, pool, train_epoch
+from wordflock.head.training import (
+    Recipe,
+    evaluate_head,
+    load_solution,
+    make_optimizer,
+    one_thread,
+    pool,
+    train_epoch,
+)
 from wordflock.prepare import Prepared, prepare, resolved
 from wordflock.privacy.mechanism import PrivateStatistics, format_privacy
 from wordflock.progress import progress, report
@@ -37,6 +45,11 @@ def train(settings: TrainSettings) -> Path:
     epoch, from which it goes on to the same result as if it had never stopped: in the folder of that checkpoint's run,
     unless the settings name another. Raises WordflockError where the loss is no longer a finite number.
     """
+    with one_thread():
+        return _train(settings)
+
+
+def _train(settings: TrainSettings) -> Path:
     started = time.perf_counter()
     settings.check_privacy()
     if settings.checkpoint:

@@ -95,7 +95,12 @@ class FederationSettings(HeadSettings, PartitionSettings):
         False, "The server learns the total of the clients' statistics or heads only, never a client's.", PRIVACY
     )
     workers: int = option(
-        0, "Clients trained at the same time. (default: one a processor core)", FEDERATION, minimum=0, rare=True
+        0,
+        "Clients trained at the same time. (default: one a processor core)",
+        FEDERATION,
+        minimum=0,
+        maximum=256,
+        rare=True,
     )
 
     @property

@@ -38,7 +38,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def default_cache() -> Path:
     """The folder for everything that can be made again, unless --cache names another."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wordflock"
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "wordflock"
+    try:
+        return Path.home() / ".cache" / "wordflock"
+    except RuntimeError as error:
+        raise WordflockError("There is no home folder for the cache; name a folder with --cache.") from error
 
 
 @dataclass(frozen=True)

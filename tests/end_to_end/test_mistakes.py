@@ -50,8 +50,8 @@ MISTAKES = {
     "simulate: no such word": (f"{SIMULATE} --keywords dog", "keyword 'dog' has no clips"),
     # Encoders, windows, layers
     "prepare: no such encoder": (f"prepare {WORDS_OF_SMALL} --encoder huge", "no encoder 'huge'.* tiny.en"),
-    "prepare: no encoder": (f"prepare {WORDS_OF_SMALL} --encoder text.txt", "text.txt are of no use"),
-    "prepare: a folder without": (f"prepare {WORDS_OF_SMALL} --encoder words", "words are of no use"),
+    "prepare: no encoder": (f"prepare {WORDS_OF_SMALL} --encoder text.txt", "text.txt cannot be used"),
+    "prepare: a folder without": (f"prepare {WORDS_OF_SMALL} --encoder words", "words cannot be used"),
     "prepare: too short a window": (f"prepare {WORDS_OF_SMALL} --window 0.1", "0.1 s is outside 0.2 to 30"),
     "prepare: no window": (f"prepare {WORDS_OF_SMALL} --window nan", "nan s is outside 0.2 to 30"),
     "prepare: longer than it hears": (f"prepare {WORDS_OF_SMALL} --window 3", "sees 2.0 s at most"),
@@ -60,8 +60,6 @@ MISTAKES = {
     "prepare: no such device": (f"prepare {WORDS_OF_SMALL} --device cuda", "no CUDA device"),
     # Stores
     "prepare: a file for a cache": (f"prepare {WORDS_OF_SMALL} --cache text.txt", "text.txt.* cannot be used"),
-    "prepare: a cut store": (f"prepare {WORDS_OF_SMALL} --cache cut", "cut/features/.* is damaged; delete"),
-    "train: other bytes in the store": (f"{TRAIN} --cache scrambled", "scrambled/features/.* is damaged; delete"),
     "evaluate: no index": (f"evaluate {HEAD} --data words --cache unindexed", "unindexed/.* is damaged; delete"),
     # Checkpoints
     "train: no such checkpoint": (f"{TRAIN} --checkpoint none.safetensors", "no checkpoint none.safetensors"),
@@ -74,6 +72,8 @@ MISTAKES = {
     "evaluate: no checkpoint": ("evaluate encoder/model.safetensors --data words", "is not a checkpoint of Wordflock"),
     "evaluate: of another encoder": ("evaluate strange.safetensors --data words", "trained on another encoder"),
     "predict: no such checkpoint": ("predict none.safetensors clip.flac", "no checkpoint none.safetensors"),
+    "predict: a pipe for a checkpoint": ("predict pipe.safetensors clip.flac", "pipe.safetensors .* is not a file"),
+    "predict: an encoder of the Hub": ("predict hub.safetensors clip.flac", "only an encoder that you name is fetched"),
     "predict: a text for a checkpoint": ("predict text.txt clip.flac", "text.txt cannot be read"),
     "predict: of another encoder": ("predict strange.safetensors clip.flac", "trained on another encoder"),
     # Values and runs
@@ -81,6 +81,7 @@ MISTAKES = {
     "train: below the least": (f"{TRAIN} --epochs 0", "--epochs 0 is too small"),
     "train: the run exists": (f"{TRAIN} --name start", "runs/start exists already.* --name.* --checkpoint"),
     "train: a file for runs": (f"{TRAIN} --runs text.txt", "text.txt.* cannot be made .*--runs"),
+    "simulate: too many workers": (f"{SIMULATE} --workers 100000", "--workers 100000 is too large; .* 256"),
     "simulate: no clients": (f"{SIMULATE} --clients 0", "--clients 0 is too small"),
     "simulate: more clients than speakers": (f"{SIMULATE} --clients 13", "--clients 13 .* have 12"),
     "simulate: all clients too small": (f"{SIMULATE} --batch-size 99 --name start-of-none", "No client has .* 99"),

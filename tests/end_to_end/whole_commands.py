@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from wordflock.encoder.backend import spec_of
 from wordflock.encoder.store import FeatureStore
-from wordflock.head.checkpoint import Checkpoint, get_weights, save_checkpoint
+from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
 from wordflock.head.torch_head import build_head
 from wordflock.settings import TrainSettings
 
@@ -193,12 +193,12 @@ def write_rubbish(folder: Path) -> None:
     (folder / "another.safetensors").write_bytes(start.read_bytes())
     strange = start.read_bytes().replace(spec.fingerprint.encode(), b"0" * 64)
     (folder / "strange.safetensors").write_bytes(strange)
+    elsewhere = replace(load_checkpoint(start), spec=replace(spec, encoder="somebody/whisper"))
+    save_checkpoint(folder / "hub.safetensors", elsewhere)
+    os.mkfifo(folder / "pipe.safetensors")
 
     rows = np.ones((40, spec.frames, ENCODER_WIDTH), np.float16)
-    for cache in ("cut", "scrambled", "unindexed"):
-        FeatureStore(folder / cache, spec).add([str(row) for row in range(len(rows))], rows)
-    for cache, content in (("cut", b"short"), ("scrambled", bytes(rows.nbytes))):
-        next((folder / cache).glob("features/*/features.bin")).write_bytes(content)
+    FeatureStore(folder / "unindexed", spec).add([str(row) for row in range(len(rows))], rows)
     next((folder / "unindexed").glob("features/*/index.sqlite")).write_bytes(NO_DATABASE)
     (folder / "unlisted/files.sqlite").write_bytes(NO_DATABASE)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import signal
 import subprocess
@@ -21,10 +22,19 @@ from hypothesis import strategies as st
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.errors import WordflockError
 from wordflock.files import save_tensors
-from wordflock.head.calibration import Calibration
-from wordflock.head.checkpoint import FORMAT, Checkpoint, get_weights, load_checkpoint, save_checkpoint, set_weights
+from wordflock.head.calibration import TEMPERATURES, Calibration, probabilities
+from wordflock.head.checkpoint import (
+    FORMAT,
+    MAX_WEIGHT,
+    Checkpoint,
+    get_weights,
+    load_checkpoint,
+    save_checkpoint,
+    set_weights,
+)
 from wordflock.head.kinds import KINDS
 from wordflock.head.numpy_head import Projection
+from wordflock.head.numpy_head import logits as numpy_logits
 from wordflock.head.torch_head import build_head
 
 SPEC = FeatureSpec("tiny.en", "ab" * 32, 0.2, "2")
@@ -302,13 +312,42 @@ def test_weights_of_a_type_that_numpy_lacks_are_refused(tmp_path: Path) -> None:
 
 
 @quietly
-@given(value=st.sampled_from([np.nan, np.inf, -np.inf]), data=st.data())
-def test_one_weight_that_is_no_finite_number_is_refused(value: float, data: st.DataObject, tmp_path: Path) -> None:
+@given(value=st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -2e9]), data=st.data())
+def test_one_weight_that_is_no_finite_number_or_gigantic_is_refused(
+    value: float, data: st.DataObject, tmp_path: Path
+) -> None:
     saved = a_checkpoint()
     array = saved.weights[data.draw(st.sampled_from(sorted(saved.weights)))]
     array.reshape(-1)[data.draw(st.integers(0, array.size - 1))] = value
     save_checkpoint(tmp_path / "best.safetensors", saved)
-    assert_refused(tmp_path / "best.safetensors", "not finite numbers")
+    assert_refused(tmp_path / "best.safetensors", "not finite numbers of at most 1e")
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-9, 1e9, 0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_that_no_calibration_gives_is_refused(temperature: float, tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, replace(a_checkpoint(), calibration=Calibration(temperature)))
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_accepted_gives_finite_probabilities(kind: str, seed: int, tmp_path: Path) -> None:
+    """Weights of the largest size, and features of the largest that float16 holds."""
+    generator = np.random.default_rng(seed)
+    saved = a_checkpoint(kind)
+    for array in saved.weights.values():
+        array[...] = generator.choice([-MAX_WEIGHT, MAX_WEIGHT], array.shape)
+    save_checkpoint(tmp_path / "best.safetensors", replace(saved, calibration=Calibration(TEMPERATURES[0])))
+    loaded = load_checkpoint(tmp_path / "best.safetensors")
+    features = generator.choice(np.array([-65504, 65504, 1, 0], np.float32), (8, FRAMES, WIDTH))
+    scores = numpy_logits(kind, loaded.weights, features)
+    assert np.isfinite(probabilities(scores / np.float32(loaded.calibration.temperature))).all()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "best.safetensors")
+    assert_refused(tmp_path / "best.safetensors", "it is not a file")
 
 
 # What happens while one is written

@@ -203,11 +203,9 @@ def _look_at(entries: Sequence[Entry], files: sqlite3.Connection) -> Iterator[tu
         for batch in _batches(entries):
             # One thread reads, since an archive has one order; libsndfile and SHA-256 let the others work meanwhile.
             looks = list(pool.map(_look, batch, (_read(entry, reader) for entry in batch)))
-            with _transaction(files):
-                files.executemany(
-                    "REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [_row(entry, look) for entry, look in zip(batch, looks, strict=True) if look.content],
-                )
+            if rows := [_row(entry, look) for entry, look in zip(batch, looks, strict=True) if look.content]:
+                with _transaction(files):
+                    files.executemany("REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             advance(len(batch))
             yield from zip(batch, looks, strict=True)
 

@@ -93,13 +93,13 @@ def feature_spec(
 
 
 def weights_for(spec: FeatureSpec, source: Source | None = None) -> tuple[Dimensions, dict[str, NDArray[np.float32]]]:
-    """The sizes and the tensors of a spec's encoder, from wherever they are: `source`, where they were found.
+    """The sizes and the tensors of a spec's encoder, from `source` or from wherever they are on this machine.
 
     Raises WordflockError for a window that is longer than it can see.
     """
     from wordflock.encoder.weights import find, load
 
-    dimensions, tensors = load(source or find(spec.encoder))
+    dimensions, tensors = load(source or find(spec.encoder, fetch=False))
     if spec.window * FRAMES_PER_SECOND > dimensions.positions:
         raise WordflockError(
             f"The encoder {spec.encoder} sees {dimensions.positions / FRAMES_PER_SECOND} s at most; "

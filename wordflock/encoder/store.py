@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,14 +29,16 @@ from wordflock.data import read_samples
 from wordflock.data.clips import Clip
 from wordflock.encoder.backend import batch_size
 from wordflock.encoder.spec import FeatureSpec
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHECKED_ROWS = 32
-AUGMENTED_SHARE = 0.5  # of the clips in a training batch that come as one of their variants
+AUGMENTED_SHARE = 0.5  # of the clips in a training batch that come as one of their augmented versions
+
+# By features file: what it was when its rows were checked, and the rows that this process has checked.
+_CHECKED: dict[Path, tuple[tuple[int, int, int], set[int]]] = {}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Features:
     array: NDArray[np.float16]  # (rows of the store, frames, width), memory-mapped
     rows: NDArray[np.int64]  # (clips,), where in `array` each clip is
     labels: NDArray[np.int64]  # (clips,)
-    augmentations: NDArray[np.int64] | None = None  # (clips, variants), where in `array` each clip's variants are
+    augmentations: NDArray[np.int64] | None = None  # (clips, versions), where its augmented versions are
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,7 +65,7 @@ class Features:
     def batch(self, chosen: NDArray[np.int64], generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Features, float32 of shape (chosen, frames, width), and labels of shape (chosen,).
 
-        Given a generator, half of the clips, drawn by it, are replaced by one of their variants, where there are any.
+        Given a generator, half of the clips, drawn by it, are replaced by one of their augmented versions.
         """
         import torch
 
@@ -76,10 +79,10 @@ class Features:
 def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, cache: Path, device: str) -> Features:
     """The features of clips, encoding those that the store below `cache` does not have yet.
 
-    Variants are clips of their own here: see `with_variants`.
+    Augmented versions are clips of their own here: see `with_augmentations`.
 
-    Interrupted, it keeps what it has read so far; killed, it loses the few batches in hand. Raises WordflockError where
-    a clip can no longer be read, the disk is full or the store is damaged.
+    Interrupted, it keeps what it has read so far; killed, it loses the few batches in memory. Raises WordflockError
+    where a clip can no longer be read, the disk is full or the store is damaged.
     """
     store = FeatureStore(cache, spec)
     keys = [clip.key for clip in clips]
@@ -93,12 +96,12 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
 
 
 def with_augmentations(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """The clips, then variant 1 of all of them, and so on."""
+    """The clips, then augmented version 1 of all of them, and so on."""
     return [replace(clip, augmentation=number) for number in range(count + 1) for clip in clips]
 
 
 def gathered(features: Features, clips: int) -> Features:
-    """The features of `clips` clips from those of `with_variants`, each clip with its variants at hand."""
+    """The features of `clips` clips from those of `with_augmentations`, each clip with its augmented versions."""
     rows = features.rows.reshape(-1, clips)
     return Features(features.array, rows[0], features.labels[:clips], rows[1:].T if len(rows) > 1 else None)
 
@@ -157,7 +160,7 @@ def _encode(clips: Sequence[Clip], store: FeatureStore, device: str) -> None:
 
 
 class FeatureStore:
-    """The features of one spec, on disk."""
+    """The features of one spec, on disk. A store that is complete may be read-only."""
 
     def __init__(self, cache: Path, spec: FeatureSpec) -> None:
         """Opens the store below `cache`, and makes it where there is none.
@@ -166,26 +169,64 @@ class FeatureStore:
         """
         self.folder = cache / "features" / spec.folder
         self.spec = spec
-        self._file = self.folder / "features.bin"
+        self._file, self._database = self.folder / "features.bin", self.folder / "index.sqlite"
+        files = (self.folder, self._file, self._database)
+        self._read_only = not all(os.access(path, os.W_OK) for path in files if path.exists())
         with self._index() as index:
-            index.execute(
-                "CREATE TABLE IF NOT EXISTS clips"
-                " (row INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, width INTEGER NOT NULL, crc INTEGER NOT NULL)"
-            )
-            rows, _ = _extent(index)
-            sample = index.execute("SELECT row, crc FROM clips WHERE row % ? = 0", (max(1, rows // CHECKED_ROWS),))
-            written = sample.fetchall()
-        array = self.array()
-        # A sample of the rows is enough to tell a file that something else has written to.
-        if any(zlib.crc32(array[row].tobytes()) != crc for row, crc in written):
-            raise self._damaged()
+            if not self._read_only:
+                index.execute(
+                    "CREATE TABLE IF NOT EXISTS clips"
+                    " (row INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, width INTEGER NOT NULL, crc INTEGER NOT NULL)"
+                )
 
     def rows(self, keys: Sequence[str]) -> dict[str, int]:
-        """The row of every key that the store has."""
+        """The row of every key whose features the store has, undamaged.
+
+        The CRC-32 of a row is checked the first time that a process asks for it. Damaged rows leave the index, with a
+        warning, so that their clips are encoded again.
+        """
         with self._index() as index:
             index.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY)")
             index.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
-            return dict(index.execute("SELECT key, row FROM clips JOIN wanted USING (key)").fetchall())
+            found = index.execute("SELECT key, row, crc FROM clips JOIN wanted USING (key)").fetchall()
+            damaged = self._damaged_rows({row: crc for _, row, crc in found})
+            if damaged:
+                if self._read_only:
+                    raise self._damaged()
+                index.executemany("DELETE FROM clips WHERE row = ? AND crc = ?", damaged.items())
+        if damaged:
+            warnings.warn(
+                f"{len(damaged)} of {len(found)} clips have damaged features in {self.folder}; they are encoded again.",
+                WordflockWarning,
+                stacklevel=2,
+            )
+        return {key: row for key, row, _ in found if row not in damaged}
+
+    def check(self, rows: Iterable[int]) -> None:
+        """Raises WordflockError where a row is damaged or is no longer in the index."""
+        with self._index() as index:
+            crcs = dict(index.execute("SELECT row, crc FROM clips").fetchall())
+        wanted = {row: crcs.get(row, -1) for row in rows}
+        if self._damaged_rows(wanted):
+            raise self._damaged()
+
+    def _damaged_rows(self, crcs: dict[int, int]) -> dict[int, int]:
+        """Those of the rows, given with their CRC-32, that do not have it."""
+        array, about = self.array(), self._file.stat()
+        signature = (about.st_ino, about.st_mtime_ns, about.st_size)  # other bytes are checked again
+        known, checked = _CHECKED.get(self._file, (signature, set[int]()))
+        if known != signature:
+            checked = set()
+        size = self.spec.frames * array.shape[2] * array.itemsize
+        content = memoryview(np.asarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        damaged = {}
+        for row in sorted(crcs.keys() - checked):
+            if row < len(array) and zlib.crc32(content[row * size : (row + 1) * size]) == crcs[row]:
+                checked.add(row)
+            else:
+                damaged[row] = crcs[row]
+        _CHECKED[self._file] = signature, checked
+        return damaged
 
     def add(self, keys: Sequence[str], features: NDArray[np.float16]) -> None:
         """Write the features, shape (keys, frames, width), of clips; what is there already stays as it is."""
@@ -210,20 +251,20 @@ class FeatureStore:
         """All rows, shape (rows, frames, width), memory-mapped and read-only."""
         with self._index() as index:
             rows, width = _extent(index)
+            if rows:  # fewer where the file was cut short
+                rows = min(rows, self._file.stat().st_size // (self.spec.frames * width * 2))
             shape = (rows, self.spec.frames, width)
-            if not rows:
-                return np.empty(shape, dtype=np.float16)
-            if self._file.stat().st_size < rows * self.spec.frames * width * 2:
-                raise self._damaged()
-            return np.memmap(self._file, dtype=np.float16, mode="r", shape=shape)
+            return np.memmap(self._file, np.float16, "r", shape=shape) if rows else np.empty(shape, np.float16)
 
     @contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
         """The index, opened for one piece of work; what goes wrong with the disk is said in one sentence."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file.touch()
-            index = sqlite3.connect(self.folder / "index.sqlite", timeout=60, isolation_level=None)
+            if not self._read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._file.open("ab").close()  # which, unlike touch, leaves the time of the last change
+            address = self._database.absolute().as_uri() + "?mode=ro" * self._read_only
+            index = sqlite3.connect(address, timeout=60, isolation_level=None, uri=True)
             try:
                 index.execute("PRAGMA temp_store=MEMORY")  # reading must go on when the disk is full
                 yield index
@@ -235,7 +276,9 @@ class FeatureStore:
                 raise WordflockError(
                     f"The disk is full below {self.folder}; make room and run again: what is encoded so far is kept."
                 ) from error
-            raise WordflockError(f"The feature store {self.folder} cannot be used: {error}.") from error
+            raise WordflockError(
+                f"The feature store {self.folder} cannot be used ({error}); name another folder with --cache."
+            ) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._damaged() from error
 

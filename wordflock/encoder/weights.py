@@ -54,8 +54,10 @@ class Dimensions:
     positions: int = 1500
 
 
-def find(name: str) -> Source:
-    """Find the weights of the encoder called `name`, fetching them from the Hub where nothing nearer has them.
+def find(name: str, *, fetch: bool = True) -> Source:
+    """Find the weights of the encoder called `name`, fetching them from the Hub where this machine does not have them.
+
+    Only a name that the user gave may be fetched; for one that a checkpoint gives, `fetch` is False.
 
     `name` is one of `NAMES`, an existing path (a safetensors file, or a folder as transformers saves it), or a
     repository of the Hub such as `someone/whisper-tiny-de`. What the Hub's cache holds is taken as it is, without a
@@ -64,7 +66,7 @@ def find(name: str) -> Source:
 
     Raises WordflockError for an unknown name, weights that cannot be had, and damaged files.
     """
-    path, kind = _locate(name)
+    path, kind = _locate(name, fetch)
     with _blaming(path, kind):
         saved = original_fingerprint(path) if kind == "path" and path.suffix == ".safetensors" else ""
         fingerprint = saved or _sha256(path)
@@ -100,17 +102,17 @@ def save_encoder(name: str, path: Path) -> bool:
     return write_encoder(path, tensors, dimensions.attention_heads, source.fingerprint)
 
 
-def _locate(name: str) -> tuple[Path, Kind]:
+def _locate(name: str, fetch: bool) -> tuple[Path, Kind]:
     if name == "tiny.en" and (packaged := _packaged()):
         return packaged, "package"
     if name in NAMES:
-        return _fetched(name, f"openai/whisper-{name}"), "hub"
+        return _from_hub(name, f"openai/whisper-{name}", fetch), "hub"
     path = Path(name)
     with _blaming(path, "path"):
         if name and path.exists():
             return _weights_at(path), "path"
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not name.endswith(".safetensors"):
-        return _fetched(name, name), "hub"
+        return _from_hub(name, name, fetch), "hub"
     raise WordflockError(
         f"There is no encoder {name!r}; give one of {', '.join(NAMES)}, the path of a safetensors file or of a folder "
         f"with {WEIGHTS}, or a repository of the Hugging Face Hub such as someone/whisper-tiny-de."
@@ -129,6 +131,8 @@ def _packaged() -> Path | None:
 def _weights_at(path: Path) -> Path:
     """The weights, or the index of their shards, at a path that exists."""
     found = next(filter(Path.is_file, (path / WEIGHTS, path / INDEX)), path)
+    if not found.is_dir() and not found.is_file():
+        raise WeightsFault("it is not a file")  # a pipe would be waited for
     if found.is_dir():
         raise WeightsFault(f"the folder has neither {WEIGHTS} nor {INDEX}, and weights in pickle are never read")
     if not found.name.endswith((".safetensors", ".safetensors.index.json")):
@@ -139,9 +143,15 @@ def _weights_at(path: Path) -> Path:
 # The Hub
 
 
-def _fetched(name: str, repository: str) -> Path:
+def _from_hub(name: str, repository: str, fetch: bool) -> Path:
+    """The weights in the Hub's cache on this machine; where they are not there and may be fetched, from the Hub."""
     try:
-        return _download(repository)
+        return _download(repository, fetch)
+    except _NotHere as error:
+        raise WordflockError(
+            f"The checkpoint's encoder {name!r} is not on this machine, and only an encoder that you name is fetched; "
+            f"if you trust {repository} on the Hugging Face Hub, name it with --encoder {name}."
+        ) from error
     except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
         tried, remedy = "", "use tiny.en, which needs no network"
         if name == "tiny.en":
@@ -155,7 +165,11 @@ def _fetched(name: str, repository: str) -> Path:
         ) from error
 
 
-def _download(repository: str) -> Path:
+class _NotHere(Exception):
+    """The Hub's cache does not have the weights, and they may not be fetched."""
+
+
+def _download(repository: str, fetch: bool) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -166,7 +180,9 @@ def _download(repository: str) -> Path:
 
     try:
         return both(cached=True)
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as error:
+        if not fetch:
+            raise _NotHere from error
         # Asked once, by hand: hf_hub_download knocks on a closed door for half a minute.
         get_hf_file_metadata(hf_hub_url(repository, WEIGHTS))
         return both(cached=False)
@@ -209,7 +225,7 @@ def _blaming(path: Path, kind: Kind) -> Iterator[None]:
             "path": f"give a Whisper that transformers saved as {CONFIG} and {WEIGHTS}",
             "hub": f"delete {path.parent.parent.parent} to have it fetched again, or name another encoder",
         }[kind]
-        raise WordflockError(f"The encoder weights {path} are of no use: {fault}; {remedy}.") from fault
+        raise WordflockError(f"The encoder weights {path} cannot be used: {fault}; {remedy}.") from fault
 
 
 # Files

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -42,7 +41,7 @@ from wordflock.head.checkpoint import overwrite, own_weights
 from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head
-from wordflock.head.training import Recipe, evaluate_head, make_optimizer, pool, train_epoch
+from wordflock.head.training import Recipe, evaluate_head, make_optimizer, one_thread, pool, train_epoch
 from wordflock.partition import Member, federation
 from wordflock.privacy.mechanism import PrivateStatistics
 from wordflock.randomness import numpy_generator
@@ -74,15 +73,10 @@ app = ClientApp(mods=[measured, packed_if_asked_so])
 
 
 @app.lifespan()
-def one_thread(context: Context) -> Iterator[None]:
-    """One thread a client: grids run clients side by side, and sums come out the same however many there are.
-
-    The thread may be the server's, in a simulation, which gets its own number back.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def one_thread_a_client(context: Context) -> Iterator[None]:
+    """Grids run clients side by side. The thread may be the server's, in a simulation."""
+    with one_thread():
+        yield
 
 
 @app.query()

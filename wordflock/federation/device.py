@@ -43,7 +43,9 @@ class Device:
 
     def features(self, labels: list[str]) -> tuple[Features, Features]:
         """The clips for training and those held back, without the ones whose words the task has no place for."""
-        task, array = Task.of_labels(labels), FeatureStore(Path(self.cache), self.spec).array()
+        task, store = Task.of_labels(labels), FeatureStore(Path(self.cache), self.spec)
+        store.check(row for rows, _ in (*self.train, *self.holdout) for row in rows)
+        array = store.array()
 
         def chosen(clips: list[tuple[list[int], str]]) -> Features:
             placed = [(rows, label) for rows, word in clips if (label := task.label_of(word)) is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from wordflock.encoder.spec import MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_layers
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
-from wordflock.head.calibration import Calibration
+from wordflock.head.calibration import TEMPERATURES, Calibration
 from wordflock.head.kinds import KINDS
 from wordflock.head.numpy_head import Projection
 from wordflock.settings import BACKENDS, PRECISIONS
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from wordflock.head.torch_head import Head
 
 FORMAT = 3
+MAX_WEIGHT = 1e9  # no training gives more, and with larger ones logits could overflow
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WordflockError(f"{path} is not a checkpoint of Wordflock; give a best.safetensors of a run.") from error
-    if not all(np.isfinite(array).all() for array in weights.values()):
-        raise WordflockError(f"The checkpoint {path} has weights that are not finite numbers; take an earlier one.")
+    if not all((np.abs(array) <= MAX_WEIGHT).all() for array in weights.values()):
+        raise WordflockError(
+            f"The checkpoint {path} has weights that are not finite numbers of at most {MAX_WEIGHT:.0g}; take another."
+        )
     return checkpoint
 
 
@@ -105,7 +107,8 @@ def _check(checkpoint: Checkpoint) -> None:
             raise TypeError(f"{value!r} is no {kind.__name__}")
     if len(set(labels)) != len(labels):
         raise ValueError("a label stands twice")
-    if not 0 < checkpoint.calibration.temperature < math.inf or not 0 <= checkpoint.calibration.threshold <= 1:
+    low, high = TEMPERATURES
+    if not low <= checkpoint.calibration.temperature <= high or not 0 <= checkpoint.calibration.threshold <= 1:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
     if any(
         word not in labels or not 0 < share <= 1 for word, share in checkpoint.calibration.stream_thresholds.items()

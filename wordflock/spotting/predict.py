@@ -119,7 +119,7 @@ def same_encoder(checkpoint: Checkpoint, name: str, encoder: str = "") -> Source
     """The encoder that the head was trained with. Raises WordflockError where the one found here is another."""
     from wordflock.encoder.weights import find
 
-    found = find(encoder or checkpoint.spec.encoder)
+    found = find(encoder or checkpoint.spec.encoder, fetch=bool(encoder))
     if found.fingerprint != checkpoint.spec.fingerprint:
         raise WordflockError(
             f"{name} was trained on another encoder {checkpoint.spec.encoder} (fingerprint "
