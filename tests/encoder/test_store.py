@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from wordflock.audio.reading import SAMPLE_RATE, fit, read_clip
 from wordflock.data.clips import Clip
@@ -494,11 +495,12 @@ def test_a_layer_that_no_encoder_has_is_refused(layer: str) -> None:
     by=st.integers(1, 7),
 )
 def test_a_spec_has_whole_frames_and_the_weights_fingerprint(window: float, layer: str, pooled: bool, by: int) -> None:
+    content = save({"weights": np.zeros(3, np.float32)})
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-        file.write(b"weights")
+        file.write(content)
         file.flush()
         spec = feature_spec(file.name, window, layer, pooled, by)
-    assert (spec.fingerprint, spec.layer, spec.pooled) == (sha256(b"weights").hexdigest(), layer, pooled)
+    assert (spec.fingerprint, spec.layer, spec.pooled) == (sha256(content).hexdigest(), layer, pooled)
     assert spec.frames == (2 if pooled else -(-round(50 * spec.window) // by)) and type(spec.frames) is int
     assert spec.frame_pooling == (1 + (by % 2 == 0) if pooled else by)
     assert abs(spec.window - window) <= 0.01 + 1e-9

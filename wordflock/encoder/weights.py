@@ -170,22 +170,18 @@ class _NotHere(Exception):
 
 
 def _download(repository: str, fetch: bool) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-    def both(*, cached: bool) -> Path:
-        # Two files of one commit: asking the cache for one and the Hub for the other could mix two.
-        hf_hub_download(repository, CONFIG, local_files_only=cached)
-        return Path(hf_hub_download(repository, WEIGHTS, local_files_only=cached))
-
-    try:
-        return both(cached=True)
-    except LocalEntryNotFoundError as error:
-        if not fetch:
-            raise _NotHere from error
-        # Asked once, by hand: hf_hub_download knocks on a closed door for half a minute.
-        get_hf_file_metadata(hf_hub_url(repository, WEIGHTS))
-        return both(cached=False)
+    # Looked up in the cache by hand: hf_hub_download goes to the network even for local_files_only.
+    cached = [try_to_load_from_cache(repository, file) for file in (CONFIG, WEIGHTS)]
+    if isinstance(cached[0], str) and isinstance(cached[1], str):
+        return Path(cached[1])
+    if not fetch:
+        raise _NotHere
+    # Asked once, by hand: hf_hub_download asks a Hub that does not answer for half a minute.
+    get_hf_file_metadata(hf_hub_url(repository, WEIGHTS))
+    hf_hub_download(repository, CONFIG)
+    return Path(hf_hub_download(repository, WEIGHTS))
 
 
 def hub_reason(error: Exception) -> str:
