@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wordflock.quiet import hush
+
 if TYPE_CHECKING:
     from wordflock.api import Run, evaluate, load, simulate, train
     from wordflock.errors import WordflockError, WordflockWarning
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from wordflock.spotting.predict import Model, Prediction
 
 __version__ = "0.1.0"
+hush()
 __all__ = [
     "Model",
     "Prediction",

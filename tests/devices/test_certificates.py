@@ -84,3 +84,18 @@ def test_a_broken_authority_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "ca.key").write_text("nonsense")
     with pytest.raises(WordflockError, match="cannot be read"):
         make_certificates(tmp_path, [], [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["http://x:8000", "x:8000", "10.0.0.0/8", "", " ", "a b", "a" * 300, "-x.example", "x..example", "10.0.0", "x/y"],
+)
+def test_a_name_that_no_server_can_have_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WordflockError, match=r"^--name .* is neither a host name nor an address"):
+        make_certificates(tmp_path / "certificates", [name], [])
+    assert not (tmp_path / "certificates").exists()
+
+
+@pytest.mark.parametrize("name", ["pi.local", "*.example.com", "my_board", "bücher.example", "fe80::1", "PI.local."])
+def test_a_name_that_a_server_may_have_is_taken(name: str, tmp_path: Path) -> None:
+    assert make_certificates(tmp_path, [name], [])

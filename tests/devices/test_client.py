@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from wordflock.devices.client import SuperNodeLog
+from wordflock.progress import print_line, reporting
 
 WARNING, INFO = "\x1b[93mWARNING \x1b[0m:   ", "\x1b[92mINFO \x1b[0m:      "
+
+
+@pytest.fixture(autouse=True)
+def printed() -> Iterator[None]:
+    with reporting(print_line):
+        yield
 
 
 def test_a_round_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,3 +58,19 @@ def test_a_supernode_that_takes_its_time_is_no_server_that_does_not_answer(capsy
     story.tell("Connection successful after 20.1 seconds and 3 tries.")
     assert story.silent_since is None
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("why", "turned_away"),
+    [
+        ("Client error '401 Unauthorized' for url 'https://server:8000/v1/fleet/activate-node'", True),
+        ("Client error '404 Not Found' for url 'http://server:8000/v1/fleet/register-node'", False),
+        ("Using SOCKS proxy, but the 'socksio' package is not installed.", False),
+        ("[Errno 111] Connection refused", False),
+    ],
+)
+def test_a_client_needs_a_key_only_where_the_server_said_so(why: str, turned_away: bool) -> None:
+    log = SuperNodeLog("server:8000")
+    log.tell("ERROR :     Failed to initialize the connection to the SuperLink.")
+    log.tell(why)
+    assert (log.turned_away, log.failure) == (turned_away, why)

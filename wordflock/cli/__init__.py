@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 
 from wordflock.errors import OptionError, WordflockError, WordflockWarning
+from wordflock.settings import default_cache
 
 FAILED, USERS_MISTAKE, INTERRUPTED = 1, 2, 130  # exit statuses, beside 0
 
@@ -22,7 +23,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # in a pipe or a file too, progress is for those who wait
     gc.set_threshold(10_000, 50, 50)  # torch's modules are much to look through: a tenth of a start went into it
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing leaves this machine that was not asked to
+    os.environ.setdefault("MPLCONFIGDIR", str(default_cache() / "matplotlib"))  # its list of fonts, with all we keep
     warnings.simplefilter("ignore")  # other people's; ours are for users
     warnings.simplefilter("always", WordflockWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)

@@ -8,7 +8,9 @@ that client and nowhere else, keys/NAME.pub stays with the server (--authorized-
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,6 +33,7 @@ from wordflock.files import write_atomically
 HERE = ("localhost", "127.0.0.1", "::1")  # the server's own processes come by these
 DAYS = 3650
 CA_NAME = "Wordflock CA"
+LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host name, between dots
 
 
 def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]) -> list[Path]:
@@ -42,12 +45,12 @@ def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]
     for client in clients:
         if not client or client != Path(client).name or client.startswith("."):
             raise WordflockError(f"A client cannot be called {client!r}: its name becomes a file's name.")
+    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys((*names, *HERE))])
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     ca_key, ca = _authority(folder, written)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (names or HERE)[0][:64])])
-    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys((*names, *HERE))])
     certificate = (
         _builder(subject, ca.subject, key.public_key())
         .add_extension(alternatives, critical=False)
@@ -119,14 +122,21 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
 
 
 def _general_name(name: str) -> x509.GeneralName:
+    """An address, or a host name by the rules of RFC 1123 (and "_", which some local networks use)."""
+    with suppress(ValueError):
+        if "%" not in name:
+            return x509.IPAddress(ip_address(name))
     try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(name)
-    except ValueError as error:
-        raise WordflockError(f"--name {name!r} is neither a host name nor an address.") from error
+        host = name.removesuffix(".").encode("idna").decode()
+    except UnicodeError:
+        host = ""
+    labels = host.removeprefix("*.").split(".")
+    if len(host) > 253 or not all(re.fullmatch(LABEL, label) for label in labels) or labels[-1].isdecimal():
+        raise WordflockError(
+            f"--name {name[:80]!r} is neither a host name nor an address; give it without a scheme, port, network or "
+            "spaces, such as pi.local or 192.168.1.10."
+        )
+    return x509.DNSName(host)
 
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> Path:

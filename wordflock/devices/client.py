@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-import socket
 import ssl
 import time
 from dataclasses import replace
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+from wordflock.devices.connection import is_here, unreachable
 from wordflock.devices.flower import KIND, REFUSED
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.errors import WordflockError
@@ -20,6 +19,7 @@ from wordflock.progress import report
 
 POLL_INTERVAL = 0.2  # seconds between two looks at what the SuperNode does
 INITIAL_PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
+NOT_LET_IN = r"'40[13] |\[code: 40[13]\d*\]|(?i:unauthenticated|permission denied)"  # in a SuperNode's log
 MAX_LOG_BYTES = 5_000_000  # bytes, for the sake of the SD card
 
 
@@ -56,53 +56,6 @@ def serve_rounds(settings: ClientSettings) -> None:
             pause = min(2 * pause, MAX_PAUSE)
 
 
-def unreachable(host: str, port: int, context: ssl.SSLContext | None) -> str:
-    """Why there is no server to talk to; empty where there is one.
-
-    Raises WordflockError where there is one that must not, or will not, be talked to in this way.
-    """
-    address = f"{host}:{port}"
-    if context is None:
-        connection = HTTPConnection(host, port, timeout=10)
-    else:
-        connection = HTTPSConnection(host, port, timeout=10, context=context)
-    try:
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-    except ssl.SSLCertVerificationError as error:
-        raise WordflockError(
-            f"The server {address} is not certified by the CA of --ca ({error.verify_message}); "
-            "check --server and --ca, and the server's --certificates."
-        ) from error
-    except ssl.SSLError as error:
-        if "WRONG_VERSION_NUMBER" in str(error) or "RECORD_LAYER" in str(error):
-            raise WordflockError(
-                f"The server {address} does not speak TLS; check --server, or add --insecure."
-            ) from error
-        return f"no TLS connection to {address} ({error.reason})"
-    except (ConnectionResetError, HTTPException) as error:
-        if context is None and _speaks_tls(host, port):
-            raise WordflockError(f"The server {address} wants TLS; give its CA's certificate with --ca.") from error
-        return f"{address} does not answer as a server should"
-    except socket.gaierror:
-        return f"there is no host {host}"
-    except OSError as error:
-        return f"{address} cannot be reached ({error.strerror or error})"
-    finally:
-        connection.close()
-    return "" if status == 200 else f"{address} answers with status {status}"
-
-
-def _speaks_tls(host: str, port: int) -> bool:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only asked whether it is TLS at all
-    try:
-        with socket.create_connection((host, port), timeout=10) as raw, context.wrap_socket(raw):
-            return True
-    except OSError:
-        return False
-
-
 def _serve_while_it_lasts(
     settings: ClientSettings, host: str, port: int, context: ssl.SSLContext | None, member: Path, log: Path
 ) -> tuple[str, float]:
@@ -124,7 +77,7 @@ def _serve_while_it_lasts(
         each += ["--superexec-auth-secret-file", str(secret)]
     tail = Tail(log)
     with (
-        flower("supernode", arguments, log, environment) as node,
+        flower("supernode", arguments, log, environment, proxies=not is_here(host)) as node,
         flower("superexec", runner, log, {**environment, KIND: "clientapp"}) as executor,
     ):
         story = SuperNodeLog(settings.server_address)
@@ -146,16 +99,17 @@ def _serve_while_it_lasts(
             f"The server {settings.server_address} turned this client away: "
             + (f"it does not know the key {settings.key}." if settings.key else "it requires a --key.")
         )
-    return f"the connection to {settings.server_address} ended", story.silent_since or time.monotonic()
+    ended_by = f" ({story.failure})" if story.failure else ""
+    return f"the connection to {settings.server_address} ended{ended_by}", story.silent_since or time.monotonic()
 
 
 class SuperNodeLog:
     """What of a SuperNode's log its user wants to know."""
 
     def __init__(self, server: str) -> None:
-        self.connected, self.turned_away, self.refused = False, False, ""
+        self.connected, self.turned_away, self.refused, self.failure = False, False, "", ""
         self.silent_since: float | None = None  # when the server last stopped to answer, on the monotonic clock
-        self._server, self._round = server, ""
+        self._server, self._round, self._failing = server, "", False
 
     def tell(self, line: str) -> None:
         """Take in one line of the log, and say it in our words where it matters."""
@@ -180,7 +134,10 @@ class SuperNodeLog:
         elif "raised an exception" in line:
             report(f"{self._round}failed; see the log of this client")
         elif "Failed to initialize the connection" in line:
-            self.turned_away = True
+            self._failing = True
+        elif self._failing and line:  # the line after it says why
+            self.failure, self._failing = line[:200], False
+            self.turned_away = bool(re.search(NOT_LET_IN, line))
 
 
 WORK = {
@@ -215,7 +172,7 @@ def _tls(settings: ClientSettings, host: str) -> ssl.SSLContext | None:
             return ssl.create_default_context(cafile=settings.ca)
         except OSError as error:
             raise WordflockError(f"--ca {settings.ca} is no certificate ({error.strerror or error}).") from error
-    if settings.insecure or (host in ("localhost", "::1") or host.startswith("127.")):
+    if settings.insecure or is_here(host):
         if settings.key:
             raise WordflockError("--key works with TLS only; add --ca.")
         return None

@@ -19,6 +19,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from wordflock.devices.flower import COMPONENTS, SECRET_HEADER
+from wordflock.devices.processes import without_proxies
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings
 
@@ -27,12 +28,13 @@ class Control:
     """A connection to the SuperLink at `address`, over TLS where there is a CA; `secret` is a file with its secret."""
 
     def __init__(self, address: str, ca: Path | None, secret: Path) -> None:
-        self._client = ControlHttpClient.from_server_address(
-            server_address=address,
-            insecure=ca is None,
-            root_certificates=None if ca is None else str(ca),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _Secret(secret)],
-        )
+        with without_proxies():
+            self._client = ControlHttpClient.from_server_address(
+                server_address=address,
+                insecure=ca is None,
+                root_certificates=None if ca is None else str(ca),
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _Secret(secret)],
+            )
 
     def wait(self, seconds: float, alive: Callable[[], bool]) -> None:
         """Wait until the SuperLink answers. Raises WordflockError where it does not."""
@@ -42,6 +44,10 @@ class Control:
                 self._client.ListRuns(ListRunsRequest())
                 return
             except httpx.HTTPError as error:
+                if "certificate has expired" in str(error):
+                    raise WordflockError(
+                        "The server's own certificate has expired; make another one with 'wordflock certificates'."
+                    ) from error
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise WordflockError(
                         "The server's own certificate does not name the address it listens on; make another one "

@@ -45,6 +45,7 @@ COMPONENTS = {
 OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
 CONTROL = "/v1/control/"
 SECRET_HEADER = "wordflock-secret"
+SERVER_HEADER = "wordflock-server"  # in the answer to /health: by it a client knows a server of ours from any other
 POLL_INTERVAL, MAX_POLL_INTERVAL = 0.25, 1.0  # seconds between a SuperNode's looks for messages, each of 850 bytes
 REPLY_POLL_INTERVAL = 0.1  # seconds between its looks for the answer to one, which cost the network nothing
 SHUTDOWN_GRACE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
@@ -104,6 +105,8 @@ class Guard:
             status = message.get("status", 200)
             if path in ("/v1/fleet/activate-node", "/v1/fleet/register-node") and status >= 400:
                 tell(f"a client at {peer} was turned away: its key is not among those of --authorized-keys")
+            if path == "/health" and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), (SERVER_HEADER.encode(), b"1")]}
             await send(message)
 
         await self._app(scope, receive, watched)

@@ -25,14 +25,21 @@ PATIENCE = 10.0  # seconds between asking a process to end and ending it
 
 @contextmanager
 def flower(
-    program: str, arguments: list[str], log: Path, environment: Mapping[str, str], output: Path | None = None
+    program: str,
+    arguments: list[str],
+    log: Path,
+    environment: Mapping[str, str],
+    output: Path | None = None,
+    proxies: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One of Flower's programs, in a process group of its own that is gone when the block ends.
 
-    What it writes goes to `log`; what it prints to `output`, if that is given.
+    What it writes goes to `log`; what it prints to `output`, if that is given. With `proxies` it goes through those
+    of the environment; without, as is right for this machine's own processes, through none.
     """
     command = [sys.executable, "-m", "wordflock.devices.flower", program, *arguments]
-    variables = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1", **environment}
+    inherited = {name: value for name, value in os.environ.items() if proxies or not is_proxy(name)}
+    variables = {**inherited, "PYTHONUNBUFFERED": "1", **environment}
     with log.open("ab") as errors, (output or log).open("ab") as said:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=variables, start_new_session=True
@@ -77,6 +84,21 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, where there is Linux
     if os.getppid() != parent:
         sys.exit("The process that started this one is gone.")
+
+
+def is_proxy(variable: str) -> bool:
+    """Whether an environment variable names a proxy."""
+    return variable.lower() in ("http_proxy", "https_proxy", "all_proxy")
+
+
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """Clients of this machine's own servers are made in this block: they go through no proxy."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if is_proxy(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
