@@ -87,20 +87,22 @@ def test_a_gzip_stream_is_decompressed_once_in_rising_offset_order(
     read = 0
 
     class CountingGzip(gzip.GzipFile):
-        def __init__(self, fileobj: Any) -> None:
+        def __init__(self, path: Path) -> None:
+            file = path.open("rb")
+
             class Counting:
                 def __getattr__(self, name: str) -> Any:
-                    return getattr(fileobj, name)
+                    return getattr(file, name)
 
                 def read(self, size: int = -1) -> bytes:
                     nonlocal read
-                    data: bytes = fileobj.read(size)
+                    data: bytes = file.read(size)
                     read += len(data)
                     return data
 
             super().__init__(fileobj=Counting())
 
-    monkeypatch.setattr("wordflock.data.listing.gzip.GzipFile", CountingGzip)
+    monkeypatch.setattr("wordflock.data.archives.gzip.GzipFile", CountingGzip)
     entries = list_files(archive).entries
     assert 0 < read <= archive.stat().st_size + 100_000
     read = 0
@@ -117,23 +119,85 @@ def test_hidden_files_and_what_is_no_file_are_skipped(tmp_path: Path, pack: Pack
     assert names(folder) == names(pack(folder, tmp_path / "words.tar")) == ["no/b.wav", "yes/a.wav"]
 
 
-def test_members_that_climb_or_are_links_or_devices_are_skipped(tmp_path: Path) -> None:
+def test_members_that_climb_or_link_out_are_named_and_devices_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "words.tar"
     with tarfile.open(path, "w") as tar:
-        for name, kind in {
-            "yes/a.wav": tarfile.REGTYPE,
-            "../up.wav": tarfile.REGTYPE,
-            "/etc/absolute.wav": tarfile.REGTYPE,
-            "yes/../../up.wav": tarfile.REGTYPE,
-            "yes/symbolic.wav": tarfile.SYMTYPE,
-            "yes/hard.wav": tarfile.LNKTYPE,
-            "yes/device.wav": tarfile.CHRTYPE,
-            "no/b.wav": tarfile.REGTYPE,
-        }.items():
+        for name, kind, target in (
+            ("yes/a.wav", tarfile.REGTYPE, ""),
+            ("../up.wav", tarfile.REGTYPE, ""),
+            ("/yes/absolute.wav", tarfile.REGTYPE, ""),
+            ("yes/../../up.wav", tarfile.REGTYPE, ""),
+            ("yes/out.wav", tarfile.SYMTYPE, "/etc/passwd"),
+            ("yes/up.wav", tarfile.SYMTYPE, "../../up.wav"),
+            ("yes/gone.wav", tarfile.LNKTYPE, "yes/nothing.wav"),
+            ("yes/round.wav", tarfile.SYMTYPE, "round.wav"),
+            ("yes/device.wav", tarfile.CHRTYPE, ""),
+            ("no/b.wav", tarfile.REGTYPE, ""),
+        ):
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "yes/a.wav"
+            member.type, member.linkname = kind, target
             tar.addfile(member)
-    assert names(path) == ["no/b.wav", "yes/a.wav"]
+    assert names(path) == ["no/b.wav", "yes/a.wav", "yes/absolute.wav"]
+    reasons = {fault.name: fault.reason for fault in list_files(path).faults}
+    out, linked = "has a name that leads out of the archive", "is a link to something outside the archive"
+    assert reasons == {
+        "../up.wav": out,
+        "yes/../../up.wav": out,
+        **{f"yes/{name}.wav": linked for name in ("out", "up", "gone", "round")},
+    }
+
+
+def test_links_inside_a_tar_are_read_as_in_the_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path / "words", "yes/a.wav", "no/b.wav", "no/c.wav")
+    (folder / "yes" / "hard.wav").hardlink_to(folder / "yes" / "a.wav")
+    (folder / "yes" / "soft.wav").symlink_to("../no/b.wav")
+    (folder / "yes" / "twice.wav").symlink_to("soft.wav")
+    (folder / "maybe").symlink_to("no")
+    with tarfile.open(tmp_path / "words.tar", "w") as tar:
+        tar.add(folder, ".")
+    assert contents(tmp_path / "words.tar") == contents(folder)
+    assert {"yes/twice.wav", "maybe/c.wav"} <= set(contents(folder))
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.bz2", ".tar.xz", ".tar.zst"])
+def test_other_archives_hold_the_same_files(folder: Path, tmp_path: Path, suffix: str) -> None:
+    archive = tmp_path / f"words{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in sorted(folder.rglob("*")):
+                packed.write(path, path.relative_to(folder))
+    elif suffix == ".tar.zst":
+        import pyarrow
+
+        with tarfile.open(tmp_path / "words.tar", "w") as tar:
+            tar.add(folder, ".")
+        with pyarrow.output_stream(archive, compression="zstd") as stream:
+            stream.write((tmp_path / "words.tar").read_bytes())
+    else:
+        with tarfile.open(archive, f"w:{suffix[5:]}") as tar:
+            tar.add(folder, ".")
+    assert contents(archive) == contents(folder)
+    with Reader() as reader:  # in falling order too
+        for entry in list_files(archive).entries[::-1]:
+            assert reader.read_bytes(entry) == (folder / entry.name).read_bytes()
+    archive.write_bytes(archive.read_bytes()[:-40])
+    with pytest.raises(WordflockError, match="is a broken archive"):
+        list_files(archive)
+
+
+def test_a_zip_names_what_it_cannot_read_and_its_names_are_what_they_were(tmp_path: Path) -> None:
+    archive = tmp_path / "words.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("__MACOSX/yes/._a.wav", b"")
+        packed.writestr("../up.wav", b"up")
+        packed.writestr("zzz/secret.wav", b"secret")
+        packed.writestr(zipfile.ZipInfo("no\\b.wav"), b"b")
+        packed.writestr("f-u-r/a.wav", b"a")
+    data = archive.read_bytes().replace(b"f-u-r", "fu\u0308r"[:2].encode() + b"\xcc\x88r"[0:3])
+    encrypted = data.rindex(b"PK\x01\x02", 0, data.rindex(b"zzz/secret")) + 8
+    archive.write_bytes(data[:encrypted] + b"\x01" + data[encrypted + 1 :])
+    assert names(archive) == ["für/a.wav", "no/b.wav"]
+    assert [fault.name for fault in list_files(archive).faults] == ["../up.wav", "zzz/secret.wav"]
 
 
 def test_of_two_members_with_one_name_the_later_counts(tmp_path: Path) -> None:
@@ -153,6 +217,8 @@ def test_of_two_members_with_one_name_the_later_counts(tmp_path: Path) -> None:
         (["sc/yes/a.wav", "README.md"], ["README.md", "yes/a.wav"], "sc"),
         (["sc/yes/a.wav", "sc/no/b.wav", "c.wav"], ["c.wav", "sc/no/b.wav", "sc/yes/a.wav"], ""),
         (["yes/a.wav", "yes/b.wav"], ["yes/a.wav", "yes/b.wav"], ""),
+        (["a/b/c/yes/a.wav", "a/b/c/no/b.wav"], ["no/b.wav", "yes/a.wav"], "a/b/c"),
+        (["a/b/yes/a.wav", "a/b/yes/b.wav"], ["yes/a.wav", "yes/b.wav"], "a/b"),
         (["a.wav", "b.wav"], ["a.wav", "b.wav"], ""),
         (["docs/a.txt"], ["docs/a.txt"], ""),
     ],
@@ -187,14 +253,12 @@ def test_names_of_stray_bytes_are_listed_and_read(tmp_path: Path, pack: Pack) ->
 
 
 def test_what_is_missing_or_no_archive_is_named_with_a_remedy(tmp_path: Path) -> None:
-    text, empty, zipped, gzipped_text = (tmp_path / name for name in ("a.txt", "empty", "a.zip", "a.gz"))
+    text, empty, gzipped_text = (tmp_path / name for name in ("a.txt", "empty", "a.gz"))
     text.write_text("no archive\n" * 100)
     empty.write_bytes(b"")
-    with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("yes/a.wav", b"a")
     gzipped_text.write_bytes(gzip.compress(b"no archive\n" * 100))
-    for path in (text, empty, zipped, gzipped_text):
-        with pytest.raises(WordflockError, match=f"^{re.escape(str(path))} is no tar or tar.gz archive; .+\\.$"):
+    for path in (text, empty, gzipped_text):
+        with pytest.raises(WordflockError, match=f"^{re.escape(str(path))} is not a zip, .+; .+\\.$"):
             list_files(path)
     with pytest.raises(WordflockError, match="does not exist; "):
         list_files(tmp_path / "missing")
@@ -221,7 +285,7 @@ def test_a_cut_archive_never_passes_for_a_smaller_one(packed: tuple[Path, bytes,
     # A plain one is padded with zeros beyond the block that ends it.
     end = len(archive.rstrip(b"\0")) if archive is archives[0] else len(archive) - 1
     scratch.write_bytes(archive[: data.draw(st.integers(1, end))])
-    with pytest.raises(WordflockError, match=r"is a broken archive|is no tar or tar\.gz archive"):
+    with pytest.raises(WordflockError, match=r"is a broken archive|is not a zip, "):
         list_files(scratch)
 
 

@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.data import folder, speech_commands
+from wordflock.data import speech_commands
 from wordflock.data.clips import SPLITS, Clip, ClipTable, Fault
-from wordflock.data.listing import Reader, changed
-from wordflock.data.scan import scan_files
+from wordflock.data.files import Files
+from wordflock.data.labelling import label, with_speakers, with_table
+from wordflock.data.layouts import AUTO, FOLDERS, SPEECH_COMMANDS, is_text, layout_of
+from wordflock.data.listing import Reader, changed, parquets_in
+from wordflock.data.names import printable
+from wordflock.data.scan import Scan, scan_files
+from wordflock.data.sources import joined
 from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.progress import report
 
 __all__ = ["SPLITS", "Clip", "ClipTable", "Fault", "load_clips", "read_samples"]
 
@@ -24,32 +30,55 @@ _NAMED_FAULTS = 5
 _KEPT_RECORDINGS = 8  # decoded, to cut crops from; a minute is 4 MB
 
 
-def load_clips(source: str | Path, *, cache: Path, speaker_pattern: str = "", table: str = "") -> ClipTable:
-    """The clips of a folder, tar or tar.gz archive: Speech Commands, or any other `<label>/<files>`.
+def load_clips(
+    source: str | Path | Sequence[str | Path],
+    *,
+    cache: Path,
+    speaker_pattern: str = "",
+    table: str = "",
+    layout: str = AUTO,
+) -> ClipTable:
+    """The clips of a folder or archive, or of several as one data set, in any layout of `layouts.py`.
 
-    A `speaker_pattern` or a `table` (see `folder.read_table`) says who speaks and which split is whose; with one of
-    them the data set is read as a folder of labels, whatever it is. What was learned of the files is kept in `cache`.
-    Warns, once, of all files that are left out. Raises WordflockError where no usable clip is left.
+    A `speaker_pattern` (see `labelling.with_speakers`) or a `table` (see `labelling.with_table`) says who speaks and
+    which split is whose; with one of them the lists of Speech Commands do not count. What was learned of the files is
+    kept in `cache`. A recording that several sources have counts once. Warns, once a source, of all files that are left
+    out. Raises WordflockError where no usable clip is left, and where no layout or more than one fits.
     """
-    scan = scan_files(source, cache, speech_commands.LISTS)
-    names = [recording.entry.name for recording in scan.recordings]
-    is_speech_commands = speech_commands.recognises(entry.name for entry in scan.listing.entries)
-    if is_speech_commands and not (speaker_pattern or table or folder.has_split_folders(names)):
-        clips = speech_commands.read_table(scan)
-    else:
-        clips = folder.read_table(scan, speaker_pattern, table)
-        if is_speech_commands:  # sorted by somebody into train, validation and test, or with a table of its own
-            clips = replace(clips, protocol="speech_commands")
-    if not clips.clips:
-        fault = f" ({_sentence(clips.faults)})" if clips.faults else ""
-        raise WordflockError(f"{source} holds no usable clip{fault}; put recordings into a folder for each word.")
-    if clips.faults:
-        warnings.warn(
-            f"{len(clips.faults)} of the {len(names)} recordings in {source} are left out: {_sentence(clips.faults)}.",
-            WordflockWarning,
-            stacklevel=2,
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    loaded = [table_of(scan_files(one, cache, is_text), speaker_pattern, table, layout) for one in sources]
+    return loaded[0] if len(loaded) == 1 else joined(loaded)
+
+
+def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str = AUTO) -> ClipTable:
+    """The clips in the files of one source; raises and warns as `load_clips`."""
+    listing = scan.listing
+    names = tuple(recording.entry.name for recording in scan.recordings)
+    files = Files(listing.source, names, scan.texts, parquets_in(listing), listing.root)
+    chosen = layout_of(files, layout)
+    if chosen.name == SPEECH_COMMANDS and layout == AUTO and (speaker_pattern or table):
+        chosen = layout_of(files, FOLDERS)
+    rows = with_speakers(files, chosen.read(files), speaker_pattern)
+    rows = with_table(files, rows, table) if table else rows
+    clips, background, faults = label(files, scan.recordings, rows)
+    faults += listing.faults
+    if not clips:
+        fault = f" ({_sentence(faults)})" if faults else ""
+        raise WordflockError(
+            f"{listing.source} holds no usable clip{fault}; put recordings into a folder for each word."
         )
-    return clips
+    labels = len({clip.word for clip in clips})
+    report(f"{listing.source}: read as {chosen.title}, {labels} labels, {len(clips)} clips")
+    if faults:
+        warnings.warn(
+            f"{len(faults)} of the {len(names) + len(listing.faults)} recordings in {listing.source} are left out: "
+            f"{_sentence(faults)}.",
+            WordflockWarning,
+            stacklevel=3,
+        )
+    # Whatever says their splits, who has Speech Commands wants its ten usual words.
+    protocol = "speech_commands" if speech_commands.recognises([*names, *scan.texts]) else "folder"
+    return ClipTable(listing.source, protocol, tuple(clips), tuple(background), tuple(faults))
 
 
 def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
@@ -87,6 +116,6 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
 
 
 def _sentence(faults: Sequence[Fault]) -> str:
-    named = ", ".join(f"{fault.name} ({fault.reason})" for fault in faults[:_NAMED_FAULTS])
+    named = ", ".join(f"{printable(fault.name)} ({fault.reason})" for fault in faults[:_NAMED_FAULTS])
     more = len(faults) - _NAMED_FAULTS
     return f"{named} and {more} more" if more > 0 else named

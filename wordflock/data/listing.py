@@ -1,21 +1,19 @@
-"""The files of a data set: those of a folder, or those of a tar archive, which is read in place."""
+"""The files of a data set: those of a folder, or those of an archive, which is read in place."""
 
 from __future__ import annotations
 
-import gzip
 import os
-import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from io import BufferedReader, RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
 
-from wordflock.data.clips import Clip
+from wordflock.data.archives import BROKEN, KINDS, Archive, open_archive
+from wordflock.data.clips import Clip, Fault
+from wordflock.data.names import nfc
 from wordflock.errors import WordflockError
 
+PARQUET = ".parquet"
 # What people record in, readable here or not: a recording that cannot be read must be named, not passed over.
 # fmt: off
 AUDIO_SUFFIXES = (
@@ -26,25 +24,26 @@ AUDIO_SUFFIXES = (
 )
 # fmt: on
 
-_BLOCK = 512  # bytes, of a tar archive
-_BUFFER = 1 << 20  # bytes; short seeks backwards inside it do not start a gzip stream anew
-_BROKEN = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)  # what a damaged archive raises
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file and where its bytes are: in a file of its own, or in an archive's uncompressed stream."""
+    """One file and where its bytes are: in a file of its own, or in an archive."""
 
-    name: str  # inside its folder or archive, with "/" between the parts
+    name: str  # inside its folder or archive, in NFC, with "/" between the parts
     path: str  # absolute, of the file or of the archive
-    offset: int  # 0 for a file of its own: in an archive a header stands before every member
+    offset: int  # 0 for a file of its own, else its place in the archive: see archives.py
     size: int  # bytes
     mtime_ns: int  # of the file or of the archive
 
     @property
     def is_audio(self) -> bool:
         """Whether the name says that this is a recording."""
-        return self.name.lower().endswith(AUDIO_SUFFIXES)
+        return is_audio(self.name)
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file's name says that it is a recording."""
+    return name.lower().endswith(AUDIO_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -53,24 +52,34 @@ class Listing:
 
     source: str  # absolute path of the folder or archive
     entries: tuple[Entry, ...]
-    root: str = ""  # the folder around all recordings that was taken off the names
+    root: str = ""  # the folders around all recordings that were taken off the names
+    faults: tuple[Fault, ...] = ()  # members of an archive that cannot be read
 
 
 def list_files(source: str | Path) -> Listing:
-    """List the files of a folder, with its subfolders, or of a tar or tar.gz archive, without unpacking it.
+    """List the files of a folder, with its subfolders, or of an archive (see archives.py), without unpacking it.
 
-    Hidden files, and members with absolute or climbing names, are skipped. A single folder around all recordings
-    is taken off the names. Raises WordflockError for what is missing, unreadable, no archive, or a broken one.
+    Hidden files are skipped. Folders around all recordings are taken off the names.
+    Raises WordflockError for what is missing, unreadable, no archive, or a broken one.
     """
     try:
         path = Path(source).resolve()
         if path.is_dir():
-            return _listing(path, _walk(path))
+            return _listing(path, _walk(path), ())
         if path.is_file():
-            return _listing(path, _list_archive(path))
+            entries, faults = _list_archive(path)
+            return _listing(path, entries, faults)
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         raise WordflockError(f"{source} cannot be read ({error}); check its permissions.") from error
-    raise WordflockError(f"{source} does not exist; name a folder of recordings or a tar or tar.gz archive of one.")
+    raise WordflockError(f"{source} does not exist; name a folder of recordings, or {KINDS} of one.")
+
+
+def parquets_in(listing: Listing) -> dict[str, str]:
+    """The paths of the Parquet files that recordings are in, by the names of these files (whose own is "")."""
+    if listing.source.endswith(PARQUET):
+        return {"": listing.source}
+    inside = {entry.path for entry in listing.entries if entry.offset and entry.path.endswith(PARQUET)}
+    return {entry.name: entry.path for entry in listing.entries if entry.path in inside and not entry.offset}
 
 
 class Reader:
@@ -78,13 +87,13 @@ class Reader:
 
     def __init__(self) -> None:
         self._path = ""
-        self._stream: BinaryIO | None = None
+        self._archive: Archive | None = None
 
     def read_bytes(self, entry: Entry | Clip) -> bytes:
         """The bytes of one recording. Raises WordflockError when they are no longer there."""
         try:
             data = self._member(entry) if entry.offset else Path(entry.path).read_bytes()
-        except _BROKEN as error:
+        except BROKEN as error:
             raise WordflockError(
                 f"{entry.name} cannot be read from {entry.path} ({_reason(error)}); look whether it was moved."
             ) from error
@@ -94,9 +103,9 @@ class Reader:
 
     def close(self) -> None:
         """Close the archive that is open."""
-        if self._stream is not None:
-            self._stream.close()
-        self._path, self._stream = "", None
+        if self._archive is not None:
+            self._archive.close()
+        self._path, self._archive = "", None
 
     def __enter__(self) -> Reader:
         return self
@@ -107,11 +116,10 @@ class Reader:
         self.close()
 
     def _member(self, entry: Entry | Clip) -> bytes:
-        if self._stream is None or self._path != entry.path:
+        if self._archive is None or self._path != entry.path:
             self.close()
-            self._path, self._stream = entry.path, _open_stream(Path(entry.path))
-        self._stream.seek(entry.offset)
-        return self._stream.read(entry.size)
+            self._path, self._archive = entry.path, open_archive(Path(entry.path))
+        return self._archive.read(entry.offset, entry.size)
 
 
 def changed(entry: Entry | Clip) -> WordflockError:
@@ -119,20 +127,27 @@ def changed(entry: Entry | Clip) -> WordflockError:
     return WordflockError(f"{entry.name} in {entry.path} changed since it was listed; load the data set again.")
 
 
-def _listing(source: Path, found: Iterable[Entry]) -> Listing:
-    entries = {entry.name: entry for entry in found}  # of two members with one name the later counts, as when unpacked
-    root = _common_folder(entry.name for entry in entries.values() if entry.is_audio)
+def _listing(source: Path, found: Iterable[Entry], faults: Iterable[Fault]) -> Listing:
+    entries = list(found)
+    root = _common_folders(entry.name for entry in entries if entry.is_audio)
     if root:
-        stripped = (replace(entry, name=entry.name.removeprefix(f"{root}/")) for entry in entries.values())
-        entries = {entry.name: entry for entry in stripped}
-    return Listing(str(source), tuple(entries[name] for name in sorted(entries)), root)
+        entries = [replace(entry, name=entry.name.removeprefix(f"{root}/")) for entry in entries]
+    entries.sort(key=lambda entry: (entry.name, entry.path, entry.offset))
+    return Listing(str(source), tuple(entries), root, tuple(faults))
 
 
-def _common_folder(names: Iterable[str]) -> str:
-    """The one folder that all recordings stand under, or "": a lone folder right above recordings is a label."""
-    parts = [name.split("/") for name in names]
-    tops = {part[0] for part in parts}
-    return tops.pop() if len(tops) == 1 and any(len(part) > 2 for part in parts) else ""
+def _common_folders(names: Iterable[str]) -> str:
+    """The folders that all recordings stand under, or "": a lone folder right above recordings is a label."""
+    common: list[str] | None = None
+    for name in names:
+        folders = name.split("/")[:-1]
+        if common is None:
+            common, longest = folders, len(folders)
+            continue
+        longest = max(longest, len(folders))
+        same = next((i for i, (a, b) in enumerate(zip(common, folders, strict=False)) if a != b), None)
+        common = common[: len(folders) if same is None else same]
+    return "/".join(common[: longest - 1] if common and longest == len(common) else common or ())
 
 
 def _walk(folder: Path, inside: str = "", above: frozenset[str] = frozenset()) -> Iterator[Entry]:
@@ -143,75 +158,40 @@ def _walk(folder: Path, inside: str = "", above: frozenset[str] = frozenset()) -
         for file in files:
             if file.name.startswith("."):
                 continue
-            name = f"{inside}{file.name}"
+            name = f"{inside}{nfc(file.name)}"
             if file.is_dir():
                 yield from _walk(Path(file.path), f"{name}/", above | {real})
             elif file.is_file():
                 about = file.stat()
+                if name.endswith(PARQUET) and (members := _list_archive(Path(file.path))[0]):
+                    yield from (replace(member, name=f"{name}/{member.name}") for member in members)
                 yield Entry(name, file.path, 0, about.st_size, about.st_mtime_ns)
             elif file.is_symlink():  # to nowhere; named among the faults when it is read
                 yield Entry(name, file.path, 0, 0, 0)
 
 
-def _list_archive(path: Path) -> list[Entry]:
+def _list_archive(path: Path) -> tuple[list[Entry], list[Fault]]:
     mtime_ns = path.stat().st_mtime_ns
-    entries = []
-    with _open_stream(path) as stream:
-        try:
-            archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  closing it would close nothing
-        except tarfile.ReadError as error:
-            raise WordflockError(f"{path} is no tar or tar.gz archive; unpack it and name the folder.") from error
-        except _BROKEN as error:
-            raise _broken(path, error) from error
-        try:
-            for member in archive:
-                name = _plain_name(member.name)
-                if name and member.isreg() and not member.issparse():
-                    entries.append(Entry(name, str(path), member.offset_data, member.size, mtime_ns))
-            _read_to_end(stream, archive.offset)
-        except _BROKEN as error:
-            raise _broken(path, error) from error
-    return entries
-
-
-def _plain_name(name: str) -> str:
-    """A member's name without "./" in front, or "" where it is hidden, absolute or climbs."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or any(part.startswith(".") for part in parts):
-        return ""
-    return "/".join(parts)
-
-
-def _read_to_end(stream: BinaryIO, end: int) -> None:
-    """Look for the block of zeros that ends an archive: tarfile takes a damaged header for the end in silence.
-
-    The rest is read too, for the checksum of a gzip stream comes last.
-    """
-    stream.seek(end)
-    if stream.read(_BLOCK) != bytes(_BLOCK):
-        raise tarfile.ReadError("its end is missing")
-    while stream.read(_BUFFER):
-        pass
-
-
-def _open_stream(path: Path) -> BinaryIO:
-    """Open an archive's uncompressed stream."""
-    file = path.open("rb")
     try:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-    except OSError:
-        file.close()
+        archive = open_archive(path)
+        try:
+            members = archive.members()
+        finally:
+            archive.close()
+    except WordflockError:
         raise
-    if not is_gzip:
-        return file
-    stream = gzip.GzipFile(fileobj=file)
-    stream.myfileobj = file  # type: ignore[assignment]  # so that closing the one closes the other
-    return BufferedReader(cast(RawIOBase, stream), _BUFFER)
+    except BROKEN as error:
+        raise WordflockError(f"{path} is a broken archive ({_reason(error)}); download it or pack it again.") from error
+    files = {name: (offset, size) for name, offset, size in members.files}  # of one name the later, as when unpacked
+    entries = [
+        Entry(nfc(name), str(path), offset, size, mtime_ns) for name, (offset, size) in files.items() if _seen(name)
+    ]
+    return entries, [fault for fault in members.faults if _seen(fault.name) and is_audio(fault.name)]
 
 
-def _broken(path: Path, error: BaseException) -> WordflockError:
-    return WordflockError(f"{path} is a broken archive ({_reason(error)}); download it or pack it again.")
+def _seen(name: str) -> bool:
+    """Whether neither a file nor a folder that it stands in is hidden."""
+    return not any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 def _reason(error: BaseException) -> str:

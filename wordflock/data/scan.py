@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-import posixpath
 import sqlite3
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from pathlib import Path
 
 from wordflock.audio.faults import AudioFault
 from wordflock.audio.reading import Decoder
-from wordflock.data.clips import Clip
+from wordflock.data.clips import Clip, Fault
 from wordflock.data.listing import Entry, Listing, Reader, list_files
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import progress
 
 MIN_SECONDS = 0.1  # seconds; less is no word
 
-_VERSION = 1  # of the tables below and of what counts as a fault; another one starts the database anew
+_VERSION = 3  # of the tables below and of what counts as a fault; another one starts the database anew
 _TABLES = """
 DROP TABLE IF EXISTS archives; DROP TABLE IF EXISTS files;
-CREATE TABLE archives (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, root TEXT, entries TEXT);
+CREATE TABLE archives (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, root TEXT, entries TEXT, faults TEXT);
 CREATE TABLE files (
     path BLOB, offset INTEGER, size INTEGER, mtime_ns INTEGER, content TEXT, seconds REAL, fault TEXT, text TEXT,
     PRIMARY KEY (path, offset)
@@ -71,18 +71,18 @@ class _Look:
     text: str = ""
 
 
-def scan_files(source: str | Path, cache: Path, texts: Collection[str] = ()) -> Scan:
+def scan_files(source: str | Path, cache: Path, is_text: Callable[[str], bool] = lambda name: False) -> Scan:
     """List a folder or archive and decode every recording in it to its end, but only where nobody did so before.
 
     What was found is kept in `files.sqlite` in the folder `cache`, by path, place, size and time of change; an archive
-    that has not changed is not opened at all. `texts` names the text files, without folders, whose contents are wanted.
+    that has not changed is not opened at all. `is_text` tells, by its name, whether a text file's contents are wanted.
     Raises WordflockError for a source that cannot be listed and a cache that cannot be written; warns of a damaged
     database, which is made anew.
     """
     database = Path(cache) / "files.sqlite"
     try:
         with _open(database) as files:
-            return _scan(source, files, texts)
+            return _scan(source, files, is_text)
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:  # its subclasses do not mean damage
             raise _unusable(database, error) from error
@@ -91,7 +91,7 @@ def scan_files(source: str | Path, cache: Path, texts: Collection[str] = ()) -> 
         for name in (database, database.with_name("files.sqlite-journal")):
             name.unlink(missing_ok=True)
         with _open(database) as files:
-            return _scan(source, files, texts)
+            return _scan(source, files, is_text)
     except (sqlite3.Error, OSError) as error:
         raise _unusable(database, error) from error
 
@@ -108,10 +108,10 @@ def _unusable(database: Path, error: Exception) -> WordflockError:
     return WordflockError(f"{database} cannot be used ({error}); delete it or name another cache folder.")
 
 
-def _scan(source: str | Path, files: sqlite3.Connection, texts: Collection[str]) -> Scan:
+def _scan(source: str | Path, files: sqlite3.Connection, is_text: Callable[[str], bool]) -> Scan:
     _make_tables(files)
     listing = list_of(source, files)
-    wanted = [entry for entry in listing.entries if entry.is_audio or posixpath.basename(entry.name) in texts]
+    wanted = [entry for entry in listing.entries if entry.is_audio or is_text(entry.name)]
     looks = _known(listing.source, wanted, files)
     missing = [entry for entry in wanted if entry not in looks]
     if missing:
@@ -162,20 +162,22 @@ def list_of(given: str | Path, files: sqlite3.Connection) -> Listing:
         return list_files(source)
     path, mtime_ns = os.fsencode(source), about.st_mtime_ns
     row = files.execute(
-        "SELECT root, entries FROM archives WHERE path = ? AND size = ? AND mtime_ns = ?",
+        "SELECT root, entries, faults FROM archives WHERE path = ? AND size = ? AND mtime_ns = ?",
         (path, about.st_size, mtime_ns),
     ).fetchone()
     if row is not None:
         entries = (Entry(name, str(source), offset, size, mtime_ns) for name, offset, size in json.loads(row[1]))
-        return Listing(str(source), tuple(entries), json.loads(row[0]))
+        faults = tuple(Fault(*fault) for fault in json.loads(row[2]))
+        return Listing(str(source), tuple(entries), json.loads(row[0]), faults)
     with progress(f"listing {source.name}", 1, "archives"):
         listing = list_files(source)
     members = json.dumps([(entry.name, entry.offset, entry.size) for entry in listing.entries])
     with _transaction(files):
         files.execute("DELETE FROM files WHERE path = ?", (path,))
         # JSON for the root as well: it escapes the stray bytes that a name may hold.
-        row = (path, about.st_size, mtime_ns, json.dumps(listing.root), members)
-        files.execute("REPLACE INTO archives VALUES (?, ?, ?, ?, ?)", row)
+        unreadable = json.dumps([(fault.name, fault.reason) for fault in listing.faults])
+        row = (path, about.st_size, mtime_ns, json.dumps(listing.root), members, unreadable)
+        files.execute("REPLACE INTO archives VALUES (?, ?, ?, ?, ?, ?)", row)
     return listing
 
 
@@ -241,7 +243,7 @@ def _look(entry: Entry, data: bytes | None) -> _Look:
         return _Look(fault="cannot be read")
     content = sha256(data).hexdigest()
     if not entry.is_audio:
-        return _Look(content, text=data.decode("utf-8", "replace"))
+        return _Look(content, text=_text(data))
     if not data:
         return _Look(content, fault="is empty")
     try:
@@ -254,3 +256,9 @@ def _look(entry: Entry, data: bytes | None) -> _Look:
     if seconds < MIN_SECONDS:
         return _Look(content, fault=f"lasts {seconds:.3f} s, less than {MIN_SECONDS} s")
     return _Look(content, seconds)
+
+
+def _text(data: bytes) -> str:
+    """A text file's contents; spreadsheets write UTF-16, and a byte order mark in front of UTF-8."""
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf_16 else "utf-8-sig", "replace")

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha1
 
-from wordflock.data.clips import Clip, ClipTable, Fault
-from wordflock.data.scan import Recording, Scan
-from wordflock.errors import WordflockWarning
+from wordflock.data.manifests import Row, Rows
+from wordflock.data.names import nfc
 
 BACKGROUND, SILENCE, UNKNOWN = "_background_noise_", "_silence_", "_unknown_"
 LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
-NO_WORD = "stands in no folder named after its word"
 # In a recording's name; the test archive puts the word and "_" before the speaker of an unknown word.
 SPEAKER_PATTERN = r"(?:_unknown_/[^_/]+_)?([^/]+?)_nohash_"
 
@@ -32,39 +29,23 @@ def recognises(names: Iterable[str]) -> bool:
     return any("_nohash_" in name or posixpath.basename(name) in LISTS for name in names)
 
 
-def read_table(scan: Scan) -> ClipTable:
-    """The clips of a Speech Commands folder or archive, of the whole data set or of the official test.
+def read(names: Iterable[str], texts: Mapping[str, str]) -> Rows:
+    """The words, speakers and splits of a Speech Commands folder or archive, whole or of the official test.
 
-    The lists decide the split, and what they do not name is for training; where a list is missing, `which_split`
-    decides what the other does not name.
+    The lists decide the split, and what they do not name is for training; where a list is missing, no split is said of
+    what the other does not name, and `which_split` decides.
     """
-    listed = {name: split for list_name, split in LISTS.items() for name in _listed(scan, list_name)}
-    lists = {posixpath.basename(name) for name in scan.texts}
-    is_test = _is_test(scan.recordings) and not lists
-    clips: list[Clip] = []
-    background: list[Clip] = []
-    faults: list[Fault] = []
-    by_content = 0
-    for recording in scan.recordings:
-        name = recording.entry.name
-        word = _word(name)
+    names = list(names)
+    listed = {name: split for list_name, split in LISTS.items() for name in _listed(texts, list_name)}
+    lists = {posixpath.basename(name) for name in texts} & set(LISTS)
+    otherwise = "train" if len(lists) == len(LISTS) else ""
+    is_test = _is_test(names) and not lists
+    rows: Rows = {}
+    for name in names:
         found = re.search(SPEAKER_PATTERN, name)
-        speaker = found[1] if found else ""
-        if recording.fault:
-            faults.append(Fault(name, recording.fault))
-        elif word == BACKGROUND:
-            background.append(recording.clip(word, "", "train"))
-        elif not word:
-            faults.append(Fault(name, NO_WORD))
-        elif is_test:
-            clips.append(recording.clip(word, speaker, "test"))
-        elif split := listed.get(_list_key(name), "train" if len(lists) == len(LISTS) else ""):
-            clips.append(recording.clip(word, speaker, split))
-        else:
-            by_content += not speaker
-            clips.append(recording.clip(word, speaker, which_split(speaker or recording.content)))
-    warn_of_unknown_speakers(scan.listing.source, by_content)
-    return ClipTable(scan.listing.source, "speech_commands", tuple(clips), tuple(background), tuple(faults))
+        split = "test" if is_test else listed.get(_list_key(name), otherwise)
+        rows[name] = (Row(_word(name), found[1] if found else "", split),)
+    return rows
 
 
 def which_split(speaker: str) -> str:
@@ -76,26 +57,15 @@ def which_split(speaker: str) -> str:
     return "test" if percentage < _VALIDATION + _TEST else "train"
 
 
-def warn_of_unknown_speakers(source: str, count: int) -> None:
-    """Say, once for a data set, that clips of unknown speakers had to be split by their content."""
-    if count:
-        warnings.warn(
-            f"{source} does not say who speaks in {count} clips, so the same voice may stand in several splits; "
-            "name the speakers with a speaker pattern or a table.",
-            WordflockWarning,
-            stacklevel=2,
-        )
-
-
-def _listed(scan: Scan, list_name: str) -> Iterable[str]:
-    for name, text in scan.texts.items():
+def _listed(texts: Mapping[str, str], list_name: str) -> Iterable[str]:
+    for name, text in texts.items():
         if posixpath.basename(name) == list_name:
             yield from (_list_key(line.strip()) for line in text.splitlines())
 
 
 def _list_key(name: str) -> str:
     """`<word>/<file>` without the extension: a list may say .wav where the files are .flac."""
-    return posixpath.splitext("/".join(name.split("/")[-2:]))[0]
+    return posixpath.splitext("/".join(nfc(name).replace("\\", "/").split("/")[-2:]))[0]
 
 
 def _word(name: str) -> str:
@@ -103,7 +73,7 @@ def _word(name: str) -> str:
     return posixpath.basename(posixpath.dirname(name))
 
 
-def _is_test(recordings: Iterable[Recording]) -> bool:
+def _is_test(names: Iterable[str]) -> bool:
     """Whether these are the words of the official test, and not a training set that was given such folders."""
-    words = {_word(recording.entry.name) for recording in recordings}
+    words = {_word(name) for name in names}
     return bool(words & {SILENCE, UNKNOWN}) and BACKGROUND not in words
