@@ -215,3 +215,9 @@ def test_the_cache_is_in_the_home_folder_unless_said(monkeypatch: pytest.MonkeyP
     assert DataSettings().cache_folder == Path("/home/ada/.cache/wordflock")
     assert DataSettings(cache="~/features").cache_folder == Path("/home/ada/features")
     assert DataSettings(cache="/mnt/features").cache_folder == Path("/mnt/features")
+
+
+def test_several_data_sets_are_a_list_in_python_and_in_files_and_lines_in_a_string() -> None:
+    listed = Settings(data=["a b.tar", "c/"])  # type: ignore[arg-type]
+    assert listed.data == "a b.tar\nc/" and listed.sources == ["a b.tar", "c/"]
+    assert Settings.from_config({"data": ["a b.tar", "c/"]}) == listed == Settings.from_config(listed.as_config())

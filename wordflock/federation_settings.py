@@ -148,7 +148,9 @@ class FederationSettings(HeadSettings, PartitionSettings):
 class ServerSettings(FederationSettings):
     """A federation of real devices, seen from its server."""
 
-    data: str = option("", "Clips to score the head on. (default: clients score it on their --holdout)", DATA)
+    data: str = option(
+        "", "Clips to score the head on. (default: clients score it on their --holdout)", DATA, several=True
+    )
     listen: str = option(
         "127.0.0.1:8000", "Address and port to listen on; 0.0.0.0:8000 is every network interface.", FEDERATION
     )
@@ -180,7 +182,7 @@ class ClientSettings(PartitionSettings):
     """One device of a federation."""
 
     server_address: str = option("", "Address and port of the server.", FEDERATION, short="server")
-    data: str = option("", "Folder or archive with this device's recordings.", DATA)
+    data: str = option("", "Folder or archive with this device's recordings.", DATA, several=True)
     cid: int | None = option(
         None, "Play this client (from 0) of the --clients that share --data.", FEDERATION, rare=True
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_type_hints
 
@@ -31,11 +31,15 @@ def option(
     rare: bool = False,
     infinite: bool = False,
     short: str = "",
+    several: bool = False,
 ) -> Any:
     """A field of a settings class. `help` is one sentence, `rare` options are shown by --help-all only, a number may be
-    infinite only where `infinite` says so, and `short` is a second name on the command line."""
+    infinite only where `infinite` says so, and `short` is a second name on the command line. Where `several` values may
+    be given, the string has one a line; in Python a list will do."""
     about = {"help": help, "group": group, "choices": choices, "minimum": minimum, "maximum": maximum}
-    return field(default=default, metadata={**about, "rare": rare, "infinite": infinite, "short": short})
+    return field(
+        default=default, metadata={**about, "rare": rare, "infinite": infinite, "short": short, "several": several}
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Options:
         """Raises OptionError for a value that is not a choice, outside its bounds or not finite."""
         for f in fields(self):
             value, choices = getattr(self, f.name), f.metadata["choices"]
+            if f.metadata["several"] and isinstance(value, list | tuple):
+                object.__setattr__(self, f.name, join_lines(value))
+                continue
             if choices and value not in choices:
                 raise OptionError(f.name, value, f"is none of {', '.join(choices)}{did_you_mean(str(value), choices)}")
             if value is None or isinstance(value, str):
@@ -79,6 +86,8 @@ class Options:
         for f in fields(cls):
             if (key := dashed(f.name)) in config:
                 value = None if config[key] == "" and f.default is None else config[key]
+                if f.metadata["several"] and isinstance(value, list) and all(isinstance(one, str) for one in value):
+                    value = join_lines(value)
                 values[f.name] = checked_type(f.name, value, types[f.name])
         return values
 
@@ -100,3 +109,13 @@ def dashed(name: str) -> str:
 def split_commas(text: str) -> list[str]:
     """The words of a comma-separated list, without blanks around them."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def split_lines(text: str) -> list[str]:
+    """The values of an option that may have several, without blanks around them."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def join_lines(values: Iterable[object]) -> str:
+    """The string for several values: a line each, for paths have any other character in them."""
+    return "\n".join(str(value) for value in values)

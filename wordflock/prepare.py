@@ -15,9 +15,7 @@ from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
 from wordflock.errors import WordflockError, WordflockWarning
-from wordflock.settings import DataSettings, Settings
-
-SYNTHETIC = "synthetic"
+from wordflock.settings import SYNTHETIC, DataSettings, Settings
 
 # What a data set without clips of a split has as a consequence.
 _NOT_MEASURED = {
@@ -102,12 +100,23 @@ def encode_all(settings: Settings) -> list[Features]:
 
 def load_table(settings: DataSettings) -> ClipTable:
     """The clips that the settings name; synthetic words are made the first time."""
-    source: str | Path = settings.data
-    if source == SYNTHETIC:
-        from wordflock.data.synthetic import synthesize
-
-        source = settings.cache_folder / SYNTHETIC
-        synthesize(source)
+    sources = [_found(source, settings.cache_folder) for source in settings.sources]
+    if not sources:
+        raise WordflockError("There is no data set; name a folder or archive of recordings with --data.")
     return load_clips(
-        source, cache=settings.cache_folder, speaker_pattern=settings.speaker_pattern, table=settings.table
+        sources,
+        cache=settings.cache_folder,
+        speaker_pattern=settings.speaker_pattern,
+        table=settings.table,
+        layout=settings.layout,
     )
+
+
+def _found(source: str, cache: Path) -> Path:
+    """Where a data set is that --data names."""
+    if source != SYNTHETIC:
+        return Path(source).expanduser()
+    from wordflock.data.synthetic import synthesize
+
+    synthesize(cache / SYNTHETIC)
+    return cache / SYNTHETIC

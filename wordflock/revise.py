@@ -99,7 +99,7 @@ def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> in
     scale, total = add_labels(scale, total, labels, placed, arriving)
     features = encode_clips(clips, indices, run.checkpoint.spec, settings.cache_folder, device(settings))
     total += Statistics.of(pool(run.head, features), features.labels, scale)
-    source = {key: getattr(settings, key) for key in ("data", "speaker_pattern", "table")}
+    source = {key: getattr(settings, key) for key in ("data", "speaker_pattern", "table", "layout")}
     entry = {"words": list(words), "from": source, "keys": [clip.key for clip in clips]}
     _write(run, total, scale, placed, {"learn": entry, "clips": len(clips)})
     return len(clips)

@@ -9,11 +9,29 @@ from typing import Any
 
 from wordflock.errors import WordflockError
 from wordflock.head.kinds import KINDS
-from wordflock.options import DATA, FEATURES, OUTPUT, PRIVACY, TRAINING, Options, option, split_commas
+from wordflock.options import (
+    DATA,
+    FEATURES,
+    OUTPUT,
+    PRIVACY,
+    TRAINING,
+    Options,
+    join_lines,
+    option,
+    split_commas,
+    split_lines,
+)
 
 PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("torch", "onnxruntime")
 CLOSED_FORM = "closed-form"
+SYNTHETIC = "synthetic"
+DATA_SETS = ("speech-commands",)  # which data/download.py knows
+# As data/layouts.py names them; not imported from there, for the settings are read by everything.
+LAYOUTS = (
+    "auto", "folders", "split-folders", "test-beside", "speech-commands", "kaggle", "edge-impulse",
+    "label-speaker-number", "audio-folder", "parquet", "mswc", "common-voice", "nemo", "kaldi",
+)  # fmt: skip
 # Values for options that are not given, by the name of a preset.
 PRESETS: dict[str, dict[str, Any]] = {
     "wordflock": {},
@@ -36,6 +54,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def resolved_paths(text: str) -> str:
+    """Paths, a line each, as absolute ones, for a process in another folder; the names of data sets stay."""
+    named = (SYNTHETIC, *DATA_SETS)
+    return join_lines(
+        path if path in named and not Path(path).exists() else Path(path).expanduser().resolve()
+        for path in split_lines(text)
+    )
+
+
 def default_cache() -> Path:
     """The folder for everything that can be made again, unless --cache names another."""
     if caches := os.environ.get("XDG_CACHE_HOME"):
@@ -51,13 +78,25 @@ class DataSettings(Options):
     """Which clips."""
 
     data: str = option(
-        "synthetic", "Folder, tar or tar.gz with clips; 'synthetic' generates words with espeak-ng.", DATA
+        "synthetic",
+        "Folder or archive with clips, in any usual layout; several count as one data set; 'synthetic' generates words "
+        "with espeak-ng.",
+        DATA,
+        several=True,
     )
     speaker_pattern: str = option("", "Regular expression that finds the speaker in a file's name (group 1).", DATA)
-    table: str = option("", "CSV or Parquet with columns file, speaker and optionally split and word.", DATA)
+    table: str = option("", "CSV, JSON lines or Parquet with columns file and any of speaker, split and word.", DATA)
+    layout: str = option(
+        "auto", "How the recordings are laid out, where that is not found.", DATA, choices=LAYOUTS, rare=True
+    )
     cache: str = option("", "Folder for features and synthetic words. (default: ~/.cache/wordflock)", OUTPUT)
     device: str = option("auto", "Where to compute.", TRAINING, choices=("auto", "cpu", "cuda"), rare=True)
     seed: int = option(0, "Seed of every random choice.", TRAINING, minimum=0, maximum=2**63 - 1)
+
+    @property
+    def sources(self) -> list[str]:
+        """The folders and archives of `data`."""
+        return split_lines(self.data)
 
     @property
     def cache_folder(self) -> Path:
@@ -69,7 +108,9 @@ class DataSettings(Options):
 class EvaluateSettings(DataSettings):
     """Which clips to score."""
 
-    data: str = option("", "Folder or archive with clips, or 'synthetic'. (default: the data of the run)", DATA)
+    data: str = option(
+        "", "Folder or archive with clips, or 'synthetic'. (default: the data of the run)", DATA, several=True
+    )
     split: str = option("test", "Split to score.", DATA, choices=("train", "validation", "test"))
 
 

@@ -16,24 +16,16 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scans import scan_of
 
 from wordflock.audio.reading import read_clip
 from wordflock.data import Clip, ClipTable, load_clips, read_samples, table_of
-from wordflock.data.listing import Entry, Listing
-from wordflock.data.scan import Recording, Scan
 from wordflock.data.speech_commands import which_split
 from wordflock.errors import WordflockError, WordflockWarning
 
 WriteAudio = Callable[..., Path]
 Pack = Callable[..., Path]
 Rows = list[dict[str, str]]
-
-
-def scan_of(*names: str, root: str = "", contents: dict[str, str] | None = None) -> Scan:
-    """What a look at good recordings with these names finds."""
-    entries = tuple(Entry(name, f"/data/{name}", 0, 1000, 0) for name in sorted(names))
-    recordings = (Recording(entry, (contents or {}).get(entry.name, entry.name), 1.0, "") for entry in entries)
-    return Scan(Listing("/data", entries, root), tuple(recordings), {})
 
 
 def by_name(table: ClipTable) -> dict[str, tuple[str, str, str]]:
@@ -246,7 +238,8 @@ def test_all_faults_are_named_in_one_warning(words: Path, tmp_path: Path, write_
         table = load_clips(words, cache=tmp_path / "cache")
     messages = [str(warning.message) for warning in warned if "left out" in str(warning.message)]
     broken = ", ".join(
-        f"yes/broken {number}.wav (is not audio that can be read (WAV, FLAC, OGG, MP3))" for number in range(4)
+        f"yes/broken {number}.wav (is not audio that can be read (WAV, FLAC, OGG, MP3, AIFF, AU))"
+        for number in range(4)
     )
     assert messages == [
         f"7 of the 12 recordings in {words} are left out: "

@@ -245,3 +245,17 @@ def test_a_task_without_silence_has_none() -> None:
         table("yes", "no", SILENCE, clips=30, background=[noise()]), Task(("yes", "no"), False, True), "train", 0
     )
     assert {one.word for one in made.clips} == {"yes", "no"}
+
+
+def test_keywords_are_found_whatever_their_case_or_form() -> None:
+    words = table("für", "Ja", "nein")
+    task = choose_task(words, ["fu\u0308r", "JA"], False, True)
+    assert task.keywords == ("für", "Ja")
+    assert [task.label_of(word) for word in ("FÜR", "fu\u0308r", "ja", "nein")] == [0, 0, 1, 2]
+    with pytest.raises(WordflockError, match="'für' stands twice"):
+        choose_task(words, ["für", "fu\u0308r"], False, True)
+
+
+def test_an_error_names_forty_labels_at_most() -> None:
+    with pytest.raises(WordflockError, match=r"word 139 and 461 more; did you mean word 777\?$"):
+        choose_task(table(*(f"word {n}" for n in range(100, 600)), "word 777"), ["word 7777"], None, None)

@@ -111,7 +111,8 @@ def _options(kind: type[Options]) -> list[inspect.Parameter]:
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=about)
         for f in fields(kind)
-        for about in [Annotated[hints[f.name], _parameter(f.name, hints[f.name], f.default, f.metadata)]]
+        for hint in [list[str] if f.metadata["several"] else hints[f.name]]
+        for about in [Annotated[hint, _parameter(f.name, hint, f.default, f.metadata)]]
     ]
 
 
@@ -125,7 +126,10 @@ def _parameter(name: str, hint: Any, default: Any, about: Mapping[str, Any]) -> 
         converter=whole_number if hint in (int, int | None) else None,
         # "(default: …)" in a help text stands for what an empty default means.
         show_default="(default" not in about["help"] and _worth_showing(default),
-        allow_repeating=True,  # the last one counts, so that scripts can add to a command
+        allow_repeating=True,  # the last one counts, so that scripts can add to a command, unless several do
+        consume_multiple=False,
+        negative_iterable=(),
+        env_var_split=lambda _, value, **__: [value],
         show=None if HELP_ALL in sys.argv else not about["rare"],
     )
 

@@ -49,4 +49,9 @@ def merged(labels: Iterable[str]) -> dict[str, str]:
     spellings: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for label, count in Counter(labels).items():
         spellings[fold(label)].append((count, label))
-    return {label: max(group)[1] for group in spellings.values() for _, label in group}
+    return {label: max(group, key=_rank)[1] for group in spellings.values() for _, label in group}
+
+
+def _rank(counted: tuple[int, str]) -> tuple[int, bool, bool, str]:
+    count, label = counted
+    return count, label.isascii(), label.islower(), label

@@ -66,7 +66,8 @@ def read_parquets(files: Files) -> Rows:
                 f"{path} has no label beside its recordings, but the columns {', '.join(table.columns)}; "
                 "name the labels with --table."
             )
-        tables.append(Table(f"{name}/{posixpath.basename(name)}", table.columns, table.rows))
+        file = posixpath.basename(path)  # its rows stand "in" it, and it may be named after a split
+        tables.append(Table(f"{name or file}/{file}", table.columns, table.rows))
     return read_tables(files, tables)
 
 

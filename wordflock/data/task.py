@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.data.clips import SPLITS, Clip, ClipTable
-from wordflock.errors import WordflockError
+from wordflock.data.names import fold
+from wordflock.errors import WordflockError, did_you_mean
 from wordflock.randomness import numpy_generator
 
+_MAX_NAMED = 40  # labels in an error
 SILENCE, UNKNOWN = "_silence_", "_unknown_"
 DEFAULT_KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SILENCE_SECONDS = 1.0
@@ -30,15 +33,19 @@ class Task:
         """The labels, in the order of the head's outputs."""
         return [*self.keywords, *[SILENCE] * self.silence, *[UNKNOWN] * self.unknown]
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {fold(keyword): place for place, keyword in enumerate(self.keywords)}
+
     @classmethod
     def of_labels(cls, labels: Sequence[str]) -> Task:
         """The task with these labels, as a checkpoint names them."""
         return cls(tuple(x for x in labels if x not in (SILENCE, UNKNOWN)), SILENCE in labels, UNKNOWN in labels)
 
     def label_of(self, word: str) -> int | None:
-        """The label's index; None where the task has no place for the word."""
-        if word in self.keywords:
-            return self.keywords.index(word)
+        """The label's index, whatever the word's case or form; None where the task has no place for the word."""
+        if (place := self._places.get(fold(word))) is not None:
+            return place
         if word == SILENCE:
             return len(self.keywords) if self.silence else None
         return len(self.labels) - 1 if self.unknown else None
@@ -55,10 +62,13 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
     if not keywords:
         keywords = [word for word in DEFAULT_KEYWORDS if word in words] if usual else words
         if not keywords:
-            raise WordflockError(f"{table.source} has none of the usual words; name --keywords of {', '.join(words)}.")
+            raise WordflockError(f"{table.source} has none of the usual words; name --keywords of {_some(words)}.")
+    spelling = {fold(word): word for word in words}
+    keywords = [spelling.get(fold(keyword), keyword) for keyword in keywords]
     for word in keywords:
         if word not in words:
-            raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {', '.join(words)}.")
+            hint = did_you_mean(word, words) or "."
+            raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {_some(words)}{hint}")
         if list(keywords).count(word) > 1:
             raise WordflockError(f"The keyword {word!r} stands twice in --keywords; name it once.")
     silence, unknown = (usual if wanted is None else wanted for wanted in (silence, unknown))
@@ -71,6 +81,11 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
     if len(task.labels) < 2:
         raise WordflockError(f"A task needs two labels at least, and this one has {task.labels}; name more --keywords.")
     return task
+
+
+def _some(words: Sequence[str]) -> str:
+    more = len(words) - _MAX_NAMED
+    return ", ".join(words[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)

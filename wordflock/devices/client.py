@@ -16,6 +16,7 @@ from wordflock.devices.processes import Tail, flower, free_port, in_own_process,
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ClientSettings
 from wordflock.progress import report
+from wordflock.settings import resolved_paths
 
 POLL_INTERVAL = 0.2  # seconds between two looks at what the SuperNode does
 INITIAL_PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
@@ -158,9 +159,7 @@ def _resolved(settings: ClientSettings) -> ClientSettings:
     if not settings.server_address:
         raise WordflockError("A client needs a server; say where it is with --server HOST:PORT.")
     files: dict[str, Any] = {
-        key: str(Path(value).expanduser().resolve())
-        for key in ("data", "table", "ca", "key")
-        if (value := getattr(settings, key)) and value != "synthetic"
+        key: resolved_paths(value) for key in ("data", "table", "ca", "key") if (value := getattr(settings, key))
     }
     return replace(settings, **files)
 

@@ -26,6 +26,7 @@ from wordflock.federation_settings import ServerSettings
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
 from wordflock.runs import BEST, METRICS
+from wordflock.settings import resolved_paths
 
 START = 300.0  # seconds that Flower's processes have to start
 POLL_INTERVAL = 0.2  # seconds between two looks at what the processes do
@@ -185,9 +186,9 @@ def _resolved(settings: ServerSettings) -> ServerSettings:
             keep_running=settings.keep_running,
         )
     files: dict[str, Any] = {
-        key: str(Path(value).expanduser().resolve())
+        key: resolved_paths(value)
         for key in ("data", "table", "runs", "certificates", "authorized_keys", "add_to", "take_from")
-        if (value := getattr(settings, key)) and value != "synthetic"
+        if (value := getattr(settings, key))
     }
     # Flower runs the ServerApp in a folder of its own.
     return replace(

@@ -94,7 +94,7 @@ def prepare_device(settings: ClientSettings) -> Path:
             chosen += [(clip, task.labels[label]) for clip, label in zip(those.clips, those.labels, strict=True)]
         train, holdout = hold_back(np.arange(len(chosen)), settings.holdout, settings.seed, _number(settings))
     if not chosen:
-        raise WordflockError(f"There are no clips in {settings.data}; --data names a folder with a folder a word.")
+        raise WordflockError(f"There are no clips in {table.source}; --data names a folder with a folder a word.")
     spec = spec_of(settings)
     started = time.perf_counter()
     clips = with_augmentations([clip for clip, _ in chosen], settings.augmentations)
@@ -134,5 +134,8 @@ def _number(settings: ClientSettings) -> int:
     """The number of the client: the same whenever this device comes back with the same data."""
     if settings.cid is not None:
         return settings.cid
-    name = settings.name or f"{socket.gethostname()}:{Path(settings.data).resolve()}"
+    name = (
+        settings.name
+        or f"{socket.gethostname()}:{' + '.join(str(Path(source).resolve()) for source in settings.sources)}"
+    )
     return crc32(name.encode()) % MAX_CLIENTS

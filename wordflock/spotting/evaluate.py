@@ -78,5 +78,6 @@ def _data_of_run(path: Path, settings: EvaluateSettings) -> EvaluateSettings:
         raise WordflockError(f"{path} is not in the folder of a run; name the clips to score with --data.") from error
     if not config.get("data"):
         raise WordflockError(f"The clips of the run {path.parent} are with its clients; name others with --data.")
-    own = EvaluateSettings.values_of({key: config[key] for key in ("data", "table", "speaker-pattern", "seed")})
+    keys = ("data", "table", "speaker-pattern", "layout", "seed")
+    own = EvaluateSettings.values_of({key: config[key] for key in keys if key in config})
     return replace(settings, **own, cache=settings.cache or config["cache"])
