@@ -7,9 +7,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+# Colours that colour-blind eyes tell apart (Okabe and Ito, https://jfly.uni-koeln.de/color/), without black and yellow.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+HATCHES = ("", "////", "...")  # for the second and the third word of a colour
+SPECIAL = {"_unknown_": "#999999", "_silence_": "#D9D9D9"}  # classes that are no words, in greys
+REST = "#333333"
+LINES = (
+    ("validation_accuracy", "validation", {"marker": "o", "color": COLOURS[0]}),
+    ("client_accuracy", "clients' holdout clips", {"marker": "s", "color": COLOURS[1], "linestyle": "--"}),
+)  # key of the history, name, and how it is drawn
 
 
 class NotebookFigure(Figure):
@@ -30,10 +42,10 @@ def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
     """Validation accuracy over epochs or rounds, and that of clients where there is one."""
     figure, axes = _figure()
     counter = "round" if "round" in history[0] else "epoch"
-    for key, name in (("validation_accuracy", "validation"), ("client_accuracy", "clients' holdout clips")):
+    for key, name, line_style in LINES:
         points = [(line[counter], 100 * line[key]) for line in history if line.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+            axes.plot(*zip(*points, strict=True), markersize=4, label=name, **line_style)
     axes.set_xlabel(counter)
     axes.set_ylabel("accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -43,19 +55,48 @@ def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
 
 
 def plot_clips_per_client(counts: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
-    """One bar a client, stacked by label; `counts` is of shape (clients, labels)."""
+    """Write `draw_clips_per_client` as PNG."""
+    _save(draw_clips_per_client(counts, labels), path)
+
+
+def draw_clips_per_client(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    """One bar a client, stacked by label; `counts` is of shape (clients, labels).
+
+    Of more labels than there are fills that eyes tell apart, the most frequent have their own; the rest are one.
+    """
     figure, axes = _figure(wide=True)
-    bottom = [0] * len(counts)
-    for index, label in enumerate(labels):
-        heights = [client[index] for client in counts]
-        axes.bar(range(len(counts)), heights, bottom=bottom, width=0.9, label=label)
-        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    table = np.asarray(counts, dtype=np.int64).reshape(-1, len(labels))
+    bottom = np.zeros(len(table))
+    for name, fill, columns in _fills(table.sum(axis=0), labels):
+        heights = table[:, columns].sum(axis=1)
+        axes.bar(range(len(table)), heights, bottom=bottom, width=0.9, label=name, edgecolor="white", lw=0, **fill)
+        bottom += heights
     axes.set_xlabel("client")
     axes.set_ylabel("training clips")
-    axes.set_xlim(-0.6, len(counts) - 0.4)
+    axes.set_xlim(-0.6, len(table) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
-    _save(figure, path)
+    handles, names = axes.get_legend_handles_labels()
+    # Upwards as in the bars.
+    axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    return figure
+
+
+def _fills(totals: NDArray[np.int64], labels: Sequence[str]) -> list[tuple[str, dict[str, Any], list[int]]]:
+    """The parts of a bar from below: name, fill, and the columns that it counts."""
+    words = [index for index, label in enumerate(labels) if label not in SPECIAL]
+    most = len(COLOURS) * len(HATCHES)
+    if len(words) > most:
+        words = sorted(sorted(words, key=lambda index: -totals[index])[: most - 1])
+    parts = [
+        (labels[index], {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i // len(COLOURS)]}, [index])
+        for i, index in enumerate(words)
+    ]
+    rest = [index for index, label in enumerate(labels) if label not in SPECIAL and index not in words]
+    if rest:
+        parts.append((f"{len(rest)} more words", {"color": REST}, rest))
+    # matplotlib leaves names that begin with "_" out of legends.
+    special = [index for index, label in enumerate(labels) if label in SPECIAL]
+    return parts + [(f"({labels[i].strip('_')})", {"color": SPECIAL[labels[i]]}, [i]) for i in special]
 
 
 def _figure(wide: bool = False) -> tuple[Figure, Any]:
