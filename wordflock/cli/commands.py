@@ -9,7 +9,7 @@ from cyclopts import App, Group
 from cyclopts.config import Env
 
 import wordflock
-from wordflock.cli import data, devices, report, training, use
+from wordflock.cli import data, devices, hear, report, training, use
 from wordflock.cli.options import HELP_ALL
 
 # By the headings of the help; the first line of a function's docstring is its help.
@@ -25,6 +25,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Use": {
         "evaluate": use.evaluate,
         "predict": use.predict,
+        "listen": hear.listen,
+        "spot": hear.spot,
     },
     "See": {
         "report": report.report,

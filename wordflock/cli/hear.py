@@ -1,0 +1,171 @@
+"""Commands that hear: find words in a microphone's sound, and in long recordings."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from wordflock.cli.options import command, refuse_options, whole_number
+from wordflock.cli.use import FAILED, AsJson, ModelName
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wordflock.spotting.detector import Detection, Detector
+
+Format = Literal["table", "audacity", "csv", "json"]
+BAR = 20  # characters of the level
+QUIETEST = -60.0  # dB below full scale, at which the level shows nothing
+Threshold = Annotated[
+    float | None, Parameter(help="Confidence from which a keyword counts as heard. (default: the model's own)")
+]
+
+
+@command
+def listen(
+    model: Annotated[str, Parameter(name="MODEL", help="Checkpoint, run, or exported model.")] = "",
+    source: Annotated[
+        str,
+        Parameter(
+            name="SOURCE",
+            help="Raw 16-bit mono samples on standard input (-), or a file, as if it were played. (default: the "
+            "microphone)",
+            allow_leading_hyphen=True,
+        ),
+    ] = "",
+    /,
+    *,
+    device: Annotated[str, Parameter(help="Microphone: its number, or a part of its name.")] = "",
+    list_devices: Annotated[bool, Parameter(help="List the microphones.", negative=())] = False,
+    rate: Annotated[int, Parameter(help="Rate of raw samples, Hz.", converter=whole_number)] = 16_000,
+    threshold: Threshold = None,
+    exec: Annotated[
+        str, Parameter(help="Command for each word, without a shell; {label} and {confidence} are replaced.")
+    ] = "",
+    save: Annotated[str, Parameter(help="Folder to keep the sound of each word in; nothing is kept without.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say which words are heard, as they are spoken: until Ctrl-C, or the end of the sound."""
+    from wordflock.errors import WordflockError, WordflockWarning
+    from wordflock.spotting.detector import Detection, Detector
+    from wordflock.spotting.hearing import listen
+    from wordflock.spotting.listener import open_listener
+    from wordflock.spotting.live import Lost, file_blocks, microphone, microphones, played, raw_sound
+    from wordflock.spotting.reactions import Command, Recorder
+
+    if list_devices:
+        print("\n".join(microphones()) or "No microphone.")
+        return
+    if not model:
+        raise WordflockError("`wordflock listen` needs a MODEL, such as the name of a run.")
+    refuse_options([source])
+    program = Command(exec) if exec else None
+    listener = open_listener(model)
+    if source:
+        sound = raw_sound(sys.stdin.fileno(), rate) if source == "-" else played(file_blocks(source))
+    else:
+        sound = microphone(device)
+    detector = Detector(listener, threshold=threshold, rate=sound.rate)
+    recorder = Recorder(Path(save), sound.rate, listener.window) if save else None
+    reactions: list[Callable[[Detection], object]] = [react for react in (program, recorder) if react]
+    meter = _Meter(detector) if sys.stderr.isatty() and not as_json else None
+    print(f"Listening to {sound.name} for {', '.join(detector.keywords)}.", file=sys.stderr, flush=True)
+    try:
+        for item in listen(detector, sound):
+            if isinstance(item, Lost):
+                seconds = item.samples / sound.rate
+                warnings.warn(f"{seconds:.2f} s of sound were lost: this machine was busy.", WordflockWarning, 2)
+                if recorder:
+                    recorder.gap(item.samples)
+            elif isinstance(item, Detection):
+                if meter:
+                    meter.clear()
+                print(json.dumps(asdict(item)) if as_json else f"{item.end:8.2f} s  {_heard(item)}", flush=True)
+                for react in reactions:
+                    react(item)
+            else:
+                if recorder:
+                    recorder.add(item)
+                if meter:
+                    meter.show(item)
+    except KeyboardInterrupt:
+        pass  # how a user ends it
+    finally:
+        if meter:
+            meter.clear()
+    if program:
+        program.wait()
+
+
+@command
+def spot(
+    model: ModelName,
+    files: Annotated[list[str], Parameter(name="FILES", help="Recordings of any length.")],
+    /,
+    *,
+    threshold: Threshold = None,
+    format: Annotated[Format, Parameter(help="What to print; audacity prints a label track.")] = "table",
+) -> None:
+    """Find words in long recordings: one line for each, with its place and confidence."""
+    import csv
+
+    from wordflock.errors import WordflockError
+    from wordflock.spotting.hearing import spot
+
+    if format == "audacity" and len(files) > 1:
+        raise WordflockError("--format audacity prints the label track of one file; name one file.")
+    failed, table = False, csv.writer(sys.stdout, lineterminator="\n")
+    if format == "csv":
+        table.writerow(["file", "label", "start", "end", "confidence"])
+    for file, heard in spot(model, files, threshold):
+        if isinstance(heard, WordflockError):
+            failed = True
+            print(f"Error: {heard}", file=sys.stderr)
+        elif format == "json":
+            print(json.dumps({"file": file, **asdict(heard)}))
+        elif format == "csv":
+            table.writerow([file, heard.label, f"{heard.start:.3f}", f"{heard.end:.3f}", f"{heard.confidence:.4f}"])
+        elif format == "audacity":
+            print(f"{heard.start:.3f}\t{heard.end:.3f}\t{heard.label}")
+        else:
+            print(f"{file}\t{heard.start:8.2f} s  {_heard(heard)}")
+    if failed:
+        raise SystemExit(FAILED)
+
+
+def _heard(heard: Detection) -> str:
+    return f"{heard.label:<12} {heard.confidence:.2f}"
+
+
+class _Meter:
+    """One line on the terminal: how loud it is, and how probable each keyword."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+
+    def show(self, samples: NDArray[Any]) -> None:
+        import shutil
+
+        import numpy as np
+
+        from wordflock.spotting.windows import mono
+
+        power = float(np.mean(np.square(mono(samples)))) if len(samples) else 0.0
+        decibels = 10 * np.log10(max(power, 1e-10))
+        bar = "#" * round(BAR * min(1.0, max(0.0, 1 - decibels / QUIETEST)))
+        words = "  ".join(
+            f"{word} {share:.2f}"
+            for word, share in zip(self._detector.keywords, self._detector.probabilities, strict=True)
+        )
+        line = f"{bar:<{BAR}} {decibels:4.0f} dB  {words}"
+        print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
