@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from wordflock.api import Run, evaluate, load, simulate, train
     from wordflock.errors import WordflockError, WordflockWarning
     from wordflock.head.metrics import Score
+    from wordflock.spotting.detector import Detection, Detector
     from wordflock.spotting.predict import Model, Prediction
 
 __version__ = "0.1.0"
 hush()
 __all__ = [
+    "Detection",
+    "Detector",
     "Model",
     "Prediction",
     "Run",
@@ -42,6 +45,7 @@ _MODULES = {
     "wordflock.api": ("Run", "evaluate", "load", "simulate", "train"),
     "wordflock.errors": ("WordflockError", "WordflockWarning"),
     "wordflock.head.metrics": ("Score",),
+    "wordflock.spotting.detector": ("Detection", "Detector"),
     "wordflock.spotting.predict": ("Model", "Prediction"),
 }
 

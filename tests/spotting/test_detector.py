@@ -205,7 +205,7 @@ def test_it_imports_neither_torch_nor_flwr(tmp_path: Path) -> None:
     """Not even when it has opened a model, and no more sound libraries than it needs."""
     saved(tmp_path / "best.safetensors")
     code = (
-        "import sys, numpy; from wordflock.spotting.detector import Detector; d = Detector(sys.argv[1], rate=48_000); "
+        "import sys, numpy, wordflock; d = wordflock.Detector(sys.argv[1], rate=48_000); "
         "d.feed(numpy.zeros(96_000, numpy.int16)); d.gap(); print(*sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "best.safetensors")]

@@ -24,7 +24,7 @@ from wordflock.head.calibration import Calibration
 from wordflock.head.checkpoint import save_checkpoint
 from wordflock.spotting.detector import Detection, Detector
 
-THRESHOLD = 2e-4  # of a random head that is made sharp: its probabilities differ by decades
+THRESHOLD = 5e-3  # of a random head that is made sharp: its probabilities differ by decades
 RATE = 22_050
 
 
@@ -32,7 +32,7 @@ RATE = 22_050
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "best.safetensors"
     head = saved(path)
-    save_checkpoint(path, replace(head, calibration=Calibration(temperature=0.03)))
+    save_checkpoint(path, replace(head, calibration=Calibration(temperature=0.05)))
     return path
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_does_not_end_the_others(model: Path, tmp_pat
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     soundfile.write(tmp_path / "good.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 3 * SAMPLE_RATE), SAMPLE_RATE)
     with pytest.raises(SystemExit) as ended:
-        run(["spot", str(model), str(tmp_path / "bad.wav"), str(tmp_path / "good.wav"), "--threshold", "1e-7"])
+        run(["spot", str(model), str(tmp_path / "bad.wav"), str(tmp_path / "good.wav"), "--threshold", "1e-5"])
     said = capsys.readouterr()
     assert ended.value.code == 1 and "bad.wav cannot be read as audio" in said.err and "good.wav" in said.out
 
@@ -146,8 +146,8 @@ def test_listen_plays_a_file_and_says_mistakes(
     from wordflock.errors import WordflockError
 
     soundfile.write(tmp_path / "short.wav", sound[: RATE // 2], RATE)
-    run(["listen", str(model), str(tmp_path / "short.wav"), "--threshold", "1e-7"])
-    events = Detector(model, threshold=1e-7, rate=RATE).stream([sound[: RATE // 2]])
+    run(["listen", str(model), str(tmp_path / "short.wav"), "--threshold", "1e-5"])
+    events = Detector(model, threshold=1e-5, rate=RATE).stream([sound[: RATE // 2]])
     labels = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
     assert labels == [event.label for event in events] != []
     for arguments, words in [([], "MODEL"), ([str(model), "--jsno"], "--jsno"), ([str(model), "no.wav"], r"no\.wav")]:
