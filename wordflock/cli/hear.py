@@ -76,8 +76,8 @@ def listen(
     recorder = Recorder(Path(save), sound.rate, listener.window) if save else None
     reactions: list[Callable[[Detection], object]] = [react for react in (program, recorder) if react]
     meter = _Meter(detector) if sys.stderr.isatty() and not as_json else None
-    print(f"Listening to {sound.name} for {', '.join(detector.keywords)}.", file=sys.stderr, flush=True)
     try:
+        print(f"Listening to {sound.name} for {', '.join(detector.keywords)}.", file=sys.stderr, flush=True)
         for item in listen(detector, sound):
             if isinstance(item, Lost):
                 seconds = item.samples / sound.rate
