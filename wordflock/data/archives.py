@@ -19,6 +19,7 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+from wordflock.data.bounds import MAX_FOLDER_LINKS, bounded, check_count
 from wordflock.data.clips import Fault
 from wordflock.errors import WordflockError
 
@@ -76,13 +77,19 @@ class _Tar:
         self._stream = _open_stream(path, start)
 
     def members(self) -> Members:
+        stream = bounded(self._stream, self._path)
         try:
-            archive = tarfile.open(fileobj=self._stream, mode="r:")  # noqa: SIM115  closing it would close nothing
+            archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  closing it would close nothing
         except tarfile.ReadError as error:
             raise WordflockError(f"{self._path} is not {KINDS}; unpack it and name the folder.") from error
         found = Members()
         links: dict[str, str] = {}
-        for member in archive:
+        count = 0
+        while (member := archive.next()) is not None:
+            cast(Any, archive).members.clear()  # a list of all members that nobody needs
+            count += 1
+            check_count(count, self._path)
+            stream.seek(member.offset_data + member.size)  # within bounds
             name = plain_name(member.name)
             if member.issym():  # relative to its own folder; a hard link is relative to the archive
                 links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
@@ -95,7 +102,7 @@ class _Tar:
             elif member.isreg():
                 found.files.append((name, member.offset_data, member.size))
         self._read_to_end(archive.offset)
-        _follow(links, found)
+        _follow(links, found, self._path)
         return found
 
     def read(self, offset: int, size: int) -> bytes:
@@ -119,11 +126,13 @@ class _Tar:
 
 class _Zip:
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = zipfile.ZipFile(path)
         self._infos: dict[int, zipfile.ZipInfo] = {}
 
     def members(self) -> Members:
         found = Members()
+        check_count(len(self._file.infolist()), self._path)
         for info in self._file.infolist():
             if info.is_dir():
                 continue
@@ -165,8 +174,9 @@ def plain_name(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def _follow(links: dict[str, str], found: Members) -> None:
+def _follow(links: dict[str, str], found: Members, path: Path) -> None:
     """Give every link to a file, and every file below a link to a folder, the place of what it leads to."""
+    to_folders = 0
     files = {name: (offset, size) for name, offset, size in found.files}
     folders: set[str] = set()
     for name in files:
@@ -180,8 +190,12 @@ def _follow(links: dict[str, str], found: Members) -> None:
         if target in files:
             found.files.append((name, *files[target]))
         elif target in folders and not f"{name}/".startswith(f"{target}/"):
+            to_folders += 1
+            if to_folders > MAX_FOLDER_LINKS:
+                raise WordflockError(f"{path} holds more than {MAX_FOLDER_LINKS:,} links to folders; pack it without.")
             below = [other for other in files if other.startswith(f"{target}/")]
             found.files += [(name + other.removeprefix(target), *files[other]) for other in below]
+            check_count(len(found.files), path)
         elif target not in folders:  # a link to a folder around itself holds nothing new
             found.faults.append(Fault(name, "is a link to something outside the archive"))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from wordflock.data.bounds import search_all
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.files import Files
 from wordflock.data.manifests import CROPPED, FILE, SPEAKER, SPLIT, WORD, Row, Rows, open_table, rows_of
@@ -69,9 +70,9 @@ def with_speakers(files: Files, rows: Rows, pattern: str) -> Rows:
     usual = not pattern and any("_nohash_" in name for name in files.names)
     if not pattern and not usual:
         return rows
-    speaker_of = _speaker_finder(pattern or SPEAKER_PATTERN, files.names)
+    speakers = _speakers(pattern or SPEAKER_PATTERN, files.names)
     return {
-        name: those if usual and those[0].speaker else tuple(_spoken(row, speaker_of(name)) for row in those)
+        name: those if usual and those[0].speaker else tuple(_spoken(row, speakers.get(name, "")) for row in those)
         for name, those in rows.items()
     }
 
@@ -147,26 +148,25 @@ def _cropped(clip: Clip, row: Row) -> Clip:
     return replace(clip, start=start, seconds=max(seconds, 0.0))
 
 
-def _speaker_finder(pattern: str, names: Sequence[str]) -> Callable[[str], str]:
-    """The function from a file's name to its speaker, "" where the pattern finds none."""
+def _speakers(pattern: str, names: Sequence[str]) -> dict[str, str]:
+    """The speaker that a pattern finds in each file's name, "" for none."""
     try:
         expression = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise WordflockError(f"The speaker pattern '{pattern}' is no regular expression ({error}); mend it.") from error
     if not expression.groups:
         raise WordflockError(f"The speaker pattern '{pattern}' has no group; put the speaker in parentheses.")
-    group: str | int = "speaker" if "speaker" in expression.groupindex else 1
-
-    def speaker_of(name: str) -> str:
-        found = expression.search(name if "/" in pattern else posixpath.basename(name))
-        return (found[group] or "") if found else ""
-
-    if names and not any(speaker_of(name) for name in names):
+    searched = [name if "/" in pattern else posixpath.basename(name) for name in names]
+    if pattern == SPEAKER_PATTERN:
+        found = [match[1] if (match := expression.search(name)) else "" for name in searched]
+    else:
+        found = search_all(pattern, searched)
+    if names and not any(found):
         raise WordflockError(
             f"The speaker pattern '{pattern}' finds no speaker in any file; the first file is named "
             f"{printable(names[0])}."
         )
-    return speaker_of
+    return dict(zip(names, found, strict=True))
 
 
 def _warn_of_unknown_speakers(source: str, count: int) -> None:

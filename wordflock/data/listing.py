@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from wordflock.data.archives import BROKEN, KINDS, Archive, open_archive
+from wordflock.data.bounds import MAX_NAME
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.names import nfc
 from wordflock.errors import WordflockError
@@ -182,6 +183,9 @@ def _list_archive(path: Path) -> tuple[list[Entry], list[Fault]]:
         raise
     except BROKEN as error:
         raise WordflockError(f"{path} is a broken archive ({_reason(error)}); download it or pack it again.") from error
+    for name, _, _ in members.files:
+        if len(name) > MAX_NAME:
+            raise WordflockError(f"{path} has a member whose name is longer than {MAX_NAME:,} characters; rename it.")
     files = {name: (offset, size) for name, offset, size in members.files}  # of one name the later, as when unpacked
     entries = [
         Entry(nfc(name), str(path), offset, size, mtime_ns) for name, (offset, size) in files.items() if _seen(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from wordflock.audio.faults import AudioFault
 from wordflock.audio.reading import Decoder
+from wordflock.data.bounds import MAX_LIST, MAX_RECORDING
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.listing import Entry, Listing, Reader, list_files
 from wordflock.errors import WordflockError, WordflockWarning
@@ -230,6 +231,8 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def _read(entry: Entry, reader: Reader) -> bytes | None:
+    if entry.size > (MAX_RECORDING if entry.is_audio else MAX_LIST):
+        return None
     try:
         return reader.read_bytes(entry)
     except WordflockError:
@@ -239,6 +242,10 @@ def _read(entry: Entry, reader: Reader) -> bytes | None:
 
 
 def _look(entry: Entry, data: bytes | None) -> _Look:
+    if entry.size > (most := MAX_RECORDING if entry.is_audio else MAX_LIST):
+        if not entry.is_audio:
+            raise WordflockError(f"{entry.name} in {entry.path} is larger than {most >> 20} MiB; shorten the list.")
+        return _Look(fault=f"is larger than {most >> 20} MiB; cut it into shorter files")
     if data is None:
         return _Look(fault="cannot be read")
     content = sha256(data).hexdigest()

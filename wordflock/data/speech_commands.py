@@ -18,7 +18,7 @@ from wordflock.data.names import nfc
 BACKGROUND, SILENCE, UNKNOWN = "_background_noise_", "_silence_", "_unknown_"
 LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 # In a recording's name; the test archive puts the word and "_" before the speaker of an unknown word.
-SPEAKER_PATTERN = r"(?:_unknown_/[^_/]+_)?([^/]+?)_nohash_"
+SPEAKER_PATTERN = r"(?:^|/)(?:_unknown_/[^_/]+_)?([^/]+?)_nohash_"
 
 _LAST_BUCKET = 2**27 - 1  # the published MAX_NUM_WAVS_PER_CLASS
 _VALIDATION, _TEST = 10.0, 10.0  # per cent of the speakers
