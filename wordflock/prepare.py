@@ -15,7 +15,7 @@ from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
 from wordflock.errors import WordflockError, WordflockWarning
-from wordflock.settings import SYNTHETIC, DataSettings, Settings
+from wordflock.settings import DATA_SETS, SYNTHETIC, DataSettings, Settings
 
 # What a data set without clips of a split has as a consequence.
 _NOT_MEASURED = {
@@ -114,9 +114,14 @@ def load_table(settings: DataSettings) -> ClipTable:
 
 def _found(source: str, cache: Path) -> Path:
     """Where a data set is that --data names."""
-    if source != SYNTHETIC:
-        return Path(source).expanduser()
-    from wordflock.data.synthetic import synthesize
+    if source == SYNTHETIC:
+        from wordflock.data.synthetic import synthesize
 
-    synthesize(cache / SYNTHETIC)
-    return cache / SYNTHETIC
+        synthesize(cache / SYNTHETIC)
+        return cache / SYNTHETIC
+    path = Path(source).expanduser()
+    if source in DATA_SETS and not path.exists():
+        from wordflock.data.download import find
+
+        return find(source, cache)
+    return path

@@ -26,7 +26,7 @@ PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("torch", "onnxruntime")
 CLOSED_FORM = "closed-form"
 SYNTHETIC = "synthetic"
-DATA_SETS = ("speech-commands",)  # which data/download.py knows
+DATA_SETS = ("speech-commands", "speech-commands-test", "speech-commands-0.01")  # of data/download.py
 # As data/layouts.py names them; not imported from there, for the settings are read by everything.
 LAYOUTS = (
     "auto", "folders", "split-folders", "test-beside", "speech-commands", "kaggle", "edge-impulse",
@@ -80,7 +80,7 @@ class DataSettings(Options):
     data: str = option(
         "synthetic",
         "Folder or archive with clips, in any usual layout; several count as one data set; 'synthetic' generates words "
-        "with espeak-ng.",
+        "with espeak-ng, and 'speech-commands' is what `wordflock data download` fetched.",
         DATA,
         several=True,
     )

@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "certificates": devices.certificates,
     },
     "Data and encoders": {
+        "data download": data.download,
         "data synthesize": data.synthesize,
         "data describe": data.describe,
         "encoder save": data.save_encoder,

@@ -35,6 +35,29 @@ def synthesize(
 
 
 @command
+def download(
+    name: Annotated[str, Parameter(help="Data set to download: speech-commands.")] = "speech-commands",
+    /,
+    *,
+    version: Annotated[str, Parameter(help="Version of Speech Commands: 0.02 or 0.01.")] = "0.02",
+    part: Annotated[str, Parameter(help="Part of Speech Commands 0.02: train (all splits) or test.")] = "train",
+    folder: Annotated[str, Parameter(help="Folder for the file. (default: where --data NAME finds it)")] = "",
+    url: Annotated[str, Parameter(help="Address of a mirror.")] = "",
+    accept: Annotated[bool, Parameter(help="Keep a file that its publisher has replaced.")] = False,
+) -> None:
+    """Download a public data set; a download that was cut goes on where it ended."""
+    from wordflock.data.download import FOLDER, data_set_named, download
+    from wordflock.settings import default_cache
+
+    name += "" if version == "0.02" else f"-{version}"
+    name += "" if part == "train" else f"-{part}"
+    data_set = data_set_named(name)
+    path = download(data_set, Path(folder or default_cache() / FOLDER).expanduser(), url=url, accept=accept)
+    size, use = path.stat().st_size / 1e6, path if folder else name
+    print(f"{path}: {size:,.0f} MB, {data_set.licence}; use it with --data {use}")
+
+
+@command
 def describe(
     settings: PartitionSettings,
     *,
