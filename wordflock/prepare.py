@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from wordflock.data import load_clips
 from wordflock.data.clips import SPLITS, ClipTable
+from wordflock.data.negatives import negative_clips
 from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
@@ -103,13 +104,17 @@ def load_table(settings: DataSettings) -> ClipTable:
     sources = [_found(source, settings.cache_folder) for source in settings.sources]
     if not sources:
         raise WordflockError("There is no data set; name a folder or archive of recordings with --data.")
-    return load_clips(
+    table = load_clips(
         sources,
         cache=settings.cache_folder,
         speaker_pattern=settings.speaker_pattern,
         table=settings.table,
         layout=settings.layout,
     )
+    if not isinstance(settings, Settings) or not settings.negatives:
+        return table
+    negatives = negative_clips(Path(settings.negatives).expanduser(), settings.cache_folder, settings.window)
+    return replace(table, negatives=negatives)
 
 
 def _found(source: str, cache: Path) -> Path:

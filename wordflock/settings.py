@@ -123,6 +123,9 @@ class Settings(DataSettings):
     )
     unknown: bool | None = option(None, "Have a label for all other words. (default: depends on the data set)", DATA)
     silence: bool | None = option(None, "Have a label for silence. (default: depends on the data set)", DATA)
+    negatives: str = option(
+        "", "Folder or archive of recordings without keywords, of any length: training clips of _unknown_.", DATA
+    )
     encoder: str = option(
         "tiny.en", "Whisper encoder: tiny, base, small (.en), a Hub repository, or a safetensors file.", FEATURES
     )

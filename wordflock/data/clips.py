@@ -59,7 +59,8 @@ class ClipTable:
     clips: tuple[Clip, ...]
     background: tuple[Clip, ...] = ()  # recordings without speech, of any length; `split` is "train" and means nothing
     faults: tuple[Fault, ...] = ()
+    negatives: tuple[Clip, ...] = ()  # windows of recordings without keywords, for training
 
     def of_split(self, split: str) -> tuple[Clip, ...]:
-        """The clips of one split."""
-        return tuple(clip for clip in self.clips if clip.split == split)
+        """The clips of one split; negatives are among those of training."""
+        return tuple(clip for clip in (*self.clips, *self.negatives) if clip.split == split)

@@ -55,7 +55,8 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
     """The task a user asks for on a data set; what is not said (empty, None) follows from the data.
 
     Speech Commands and its likes: the ten usual keywords, with silence and unknown. A plain folder: every label,
-    without the two. Raises WordflockError for a keyword without clips, a keyword twice, and a task of one label.
+    without the two, but unknown where there are negatives. Raises WordflockError for a keyword without clips, a keyword
+    twice, negatives without unknown, and a task of one label.
     """
     words = sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN})
     usual = table.protocol == "speech_commands"
@@ -71,7 +72,10 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
             raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {_some(words)}{hint}")
         if list(keywords).count(word) > 1:
             raise WordflockError(f"The keyword {word!r} stands twice in --keywords; name it once.")
-    silence, unknown = (usual if wanted is None else wanted for wanted in (silence, unknown))
+    silence = usual if silence is None else silence
+    unknown = usual or bool(table.negatives) if unknown is None else unknown
+    if table.negatives and not unknown:
+        raise WordflockError("--negatives are examples of _unknown_, which --no-unknown leaves out; drop one of them.")
     if silence and not table.background and not any(clip.word == SILENCE for clip in table.clips):
         raise WordflockError(
             f"{table.source} has no recordings without speech to cut silence from; "
