@@ -24,10 +24,12 @@ from wordflock.head.metrics import Score, score
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head, count_parameters
 from wordflock.head.training import predict
-from wordflock.predictions import ClipPrediction, predictions_of, write_predictions
+from wordflock.predictions import ClipPrediction, predictions_of, read_predictions, write_predictions
 from wordflock.prepare import Prepared
 from wordflock.progress import report
-from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_history
+from wordflock.report.facts import RunFacts
+from wordflock.report.model_card import write_card
+from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_config, read_history
 from wordflock.settings import HeadSettings
 
 
@@ -73,12 +75,14 @@ class RunWriter:
         return bool(best)
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Write the accuracy curve, if it is one, and, last, metrics.json: a run that has one is finished."""
+        """Write the accuracy curve, the model card and, last, metrics.json: a run that has one is finished."""
         if len(self.history) > 1:  # a curve of one point says nothing, and takes a second
             from wordflock.figures import plot_accuracy
 
             plot_accuracy(self.history, self.folder / "accuracy.png")
         self._events.close()
+        facts = RunFacts(self.folder, read_config(self.folder), self.history, metrics, read_predictions(self.folder))
+        write_card(facts, self.folder)
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
 
 

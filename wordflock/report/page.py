@@ -31,7 +31,10 @@ def write_report(folder: Path, *, audio: bool = False, target: Path | None = Non
 
 def render(run: RunFacts, players: dict[str, str]) -> str:
     """The page of one run; `players` has data URLs of clips by their name."""
-    return _page(run.name, guarantees(run), sections_of(run, players), headline(run), unmeasured(run))
+    before = compare.run_before(run)
+    found = compare.difference(run, before) if before else None
+    lines = [*guarantees(run), *([f"Accuracy of {compare.in_words(found)}"] if found else [])]
+    return _page(run.name, lines, sections_of(run, players), headline(run), unmeasured(run))
 
 
 def render_comparison(runs: Sequence[RunFacts]) -> str:

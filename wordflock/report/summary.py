@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wordflock.report import compare, facts
+from wordflock.report import facts
 from wordflock.report.facts import RunFacts
 
 
@@ -69,9 +69,6 @@ def guarantees(run: RunFacts) -> list[str]:
         lines.append(f"Differential privacy by {privacy['unit']}: {bound} ({privacy['accountant']}).")
     else:
         lines.append("Without differential privacy.")
-    before = compare.run_before(run)
-    if before and (found := compare.difference(run, before)):
-        lines.append(f"Accuracy of {compare.in_words(found)}")
     return lines
 
 
