@@ -31,6 +31,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "See": {
         "report": report.report,
         "compare": report.compare,
+        "board": report.board,
+        "push": report.push,
     },
     "Train on devices": {
         "server": devices.server,

@@ -61,3 +61,29 @@ def compare(
     for run in read[1:]:
         found = difference(run, read[0])
         print(in_words(found) if found else f"{run.name} and {read[0].name} have no test clips in common.")
+
+
+@command
+def push(
+    run: Annotated[str, Parameter(help="Run or export: its folder, or a run's name below runs/.")],
+    repository: Annotated[str, Parameter(help="Repository of the Hugging Face Hub, OWNER/NAME.")],
+    /,
+    *,
+    private: Annotated[bool, Parameter(help="Create a private repository.", negative=())] = False,
+) -> None:
+    """Upload a head and its model card to the Hugging Face Hub; settings, history and predictions stay here."""
+    from wordflock.report.hub import push
+    from wordflock.report.model_card import CARD
+    from wordflock.runs import find_run
+
+    folder = Path(run) if (Path(run) / CARD).is_file() else find_run(run)
+    print(push(folder, repository, private=private))
+
+
+@command
+def board(runs: Annotated[str, Parameter(help="Folder with runs, or one run.")] = "runs", /) -> None:
+    """Show curves of runs in TensorBoard, also while they train, until Ctrl-C."""
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--load_fast", "false"], check=False)
