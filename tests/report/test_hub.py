@@ -94,7 +94,7 @@ def run(tmp_path: Path) -> Path:
 def test_only_what_others_need_is_uploaded(hub: Hub, run: Path) -> None:
     assert push(run, "ada/words", private=True).endswith("/ada/words")
     assert hub.files == {name: (run / name).read_bytes() for name in ("README.md", "labels.txt", "best.safetensors")}
-    assert hub.created[0]["private"] is True or hub.created[0].get("visibility") == "private"
+    assert hub.created[0].get("private") is True or hub.created[0].get("visibility") == "private"
     assert not any(b"/home/ada" in content for content in hub.files.values())
 
 
