@@ -89,3 +89,15 @@ def _summaries(runs: Path) -> Iterator[RunSummary]:
             config, test = read_config(folder), read_metrics(folder).get("test", {})
             date = datetime.fromtimestamp((folder / CONFIG).stat().st_mtime)
             yield RunSummary(folder.name, config.get("mode", ""), config.get("data", ""), test.get("accuracy"), date)
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run's folder. Raises WordflockError for a folder that is not a run's, and where it cannot be deleted."""
+    import shutil
+
+    if not (folder / CONFIG).is_file() or folder.is_symlink():
+        raise WordflockError(f"{folder} is not a run's folder, so it is not deleted.")
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise WordflockError(f"The run {folder} cannot be deleted ({error.strerror}); close what uses it.") from error

@@ -18,7 +18,6 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "train": training.train,
         "simulate": training.simulate,
         "prepare": training.prepare,
-        "runs": training.runs,
         "forget": training.forget,
         "learn": training.learn,
     },
@@ -29,6 +28,9 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "spot": hear.spot,
     },
     "See": {
+        "runs": report.runs,
+        "runs show": report.show,
+        "runs delete": report.delete,
         "report": report.report,
         "compare": report.compare,
         "board": report.board,
@@ -46,7 +48,11 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "encoder save": data.save_encoder,
     },
 }
-FAMILIES = {"data": "Make and describe data sets.", "encoder": "Write an encoder to a file."}
+FAMILIES = {
+    "data": "Make and describe data sets.",
+    "encoder": "Write an encoder to a file.",
+    "runs": "List runs; show or delete one.",
+}
 HELP_FLAGS = ["--help", "-h"]
 EPILOGUE = (
     "`wordflock COMMAND --help` shows the usual options of a command, `--help-all` all of them. An option can also be "
@@ -64,7 +70,7 @@ def app() -> App:
     """All commands as an application of cyclopts."""
     top = App(
         name="wordflock",
-        help=inspect.getdoc(wordflock),
+        help=(inspect.getdoc(wordflock) or "").splitlines()[0],
         help_epilogue=EPILOGUE,
         help_flags=HELP_FLAGS,
         version=wordflock.__version__,
@@ -75,8 +81,12 @@ def app() -> App:
         group = Group(heading, sort_key=place)
         for words, function in commands.items():
             family, _, name = words.rpartition(" ")
-            if family and family not in top:
-                top.command(App(name=family, help=FAMILIES[family], help_flags=HELP_FLAGS, group=group))
-            (top[family] if family else top).command(function, name=name, group=None if family else group)
+            if words in FAMILIES or (family and family not in top):
+                about = FAMILIES[family or words]
+                top.command(App(name=family or words, help=about, help_flags=HELP_FLAGS, group=group))
+            if words in FAMILIES:  # a family that is a command itself
+                top[words].default(function)
+            else:
+                (top[family] if family else top).command(function, name=name, group=None if family else group)
     top.register_install_completion_command(help="Install completion for this shell.", add_to_startup=False)
     return top

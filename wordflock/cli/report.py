@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import webbrowser
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +16,59 @@ from wordflock.cli.options import command
 from wordflock.errors import WordflockError
 
 RunName = Annotated[str, Parameter(help="Run: its folder, or its name below runs/.")]
+
+
+@command
+def runs(
+    *,
+    runs: Annotated[str, Parameter(help="Folder with runs.")] = "runs",
+    sort: Annotated[Literal["date", "accuracy", "name"], Parameter(help="Order of the list.")] = "date",
+    as_json: Annotated[bool, Parameter(name="--json", help="Print JSON.", negative=())] = False,
+) -> None:
+    """List the runs: name, mode, data, accuracy on the test split, date."""
+    from wordflock.runs import list_runs
+
+    order = {"date": lambda run: run.date, "accuracy": lambda run: -(run.accuracy or 0.0), "name": lambda run: run.name}
+    listed = sorted(list_runs(Path(runs)), key=order[sort])
+    if as_json:
+        print(json.dumps([{**asdict(run), "date": run.date.isoformat()} for run in listed], indent=2))
+        return
+    rows = [["name", "mode", "data", "accuracy", "date"]]
+    for run in listed:
+        accuracy = "" if run.accuracy is None else f"{run.accuracy:.4f}"
+        rows.append([run.name, run.mode, run.data, accuracy, f"{run.date:%Y-%m-%d %H:%M}"])
+    _print_table(rows)
+
+
+@command
+def show(run: RunName, /) -> None:
+    """Show one run: what was trained on what, its scores, what was not measured."""
+    from wordflock.report.facts import read_run
+    from wordflock.report.summary import guarantees, headline, unmeasured
+    from wordflock.runs import find_run
+
+    facts = read_run(find_run(run))
+    _print_table([[f"{name}:", value] for name, value in headline(facts)])
+    print("\n".join(guarantees(facts)))
+    if missing := unmeasured(facts):
+        print(f"Not measured: {'; '.join(missing)}.")
+
+
+@command
+def delete(
+    run: RunName, /, *, yes: Annotated[bool, Parameter(help="Do not ask whether to delete it.", negative=())] = False
+) -> None:
+    """Delete a run's folder with all that is in it."""
+    from wordflock.runs import delete_run, find_run
+
+    folder = find_run(run)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise WordflockError(f"Deleting {folder} cannot be undone; add --yes.")
+        if input(f"Delete {folder} and everything in it? [y/N] ").strip().lower() not in ("y", "yes"):
+            return
+    delete_run(folder)
+    print(f"deleted: {folder}")
 
 
 @command
@@ -55,9 +112,7 @@ def compare(
         print(write_comparison(read, Path(out)))
         return
     rows = [["", *(run.name for run in read)], *comparison_rows(read)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _print_table(rows)
     for run in read[1:]:
         found = difference(run, read[0])
         print(in_words(found) if found else f"{run.name} and {read[0].name} have no test clips in common.")
@@ -87,3 +142,9 @@ def board(runs: Annotated[str, Parameter(help="Folder with runs, or one run.")] 
     import sys
 
     subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--load_fast", "false"], check=False)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

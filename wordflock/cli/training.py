@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -42,20 +41,6 @@ def prepare(settings: Settings) -> None:
         f"{sum(map(len, features))} clips ready: {array.shape[1]} frames of width {array.shape[2]}, "
         f"{array.nbytes / 1e6:.0f} MB"
     )
-
-
-@command
-def runs(folder: Annotated[str, Parameter(help="Folder with runs.")] = "runs", /) -> None:
-    """List the runs: name, mode, data, accuracy on the test split, date."""
-    from wordflock.runs import list_runs
-
-    rows = [("name", "mode", "data", "accuracy", "date")]
-    for about in list_runs(Path(folder)):
-        accuracy = "" if about.accuracy is None else f"{about.accuracy:.4f}"
-        rows.append((about.name, about.mode, about.data, accuracy, f"{about.date:%Y-%m-%d %H:%M}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 @command
