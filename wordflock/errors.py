@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,3 +34,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {near[0]}?" if near else "."
+
+
+def show_warnings() -> None:
+    """Show this process's own warnings as one sentence on standard error, and no one else's."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", WordflockWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)

@@ -21,6 +21,7 @@ MAX_MPEG_BYTES = 160 << 20  # read as one; 1 h of sound has at most 144 MB, with
 _SLACK = 64  # bytes: some recorders count their own header as sound
 _UNKNOWN = 0x7FFF_0000  # a sound chunk as long as this was written to a pipe, its length unknown
 _MAX_CHUNKS = 4096  # before the sound
+_MAX_PLACE = 1 << 50  # in a file
 _W64_RIFF, _W64_DATA = b"riff\x2e\x91\xcf\x11", b"data\xf3\xac\xd3\x11"  # the first half of GUIDs
 
 
@@ -62,6 +63,8 @@ class _Sound:
 def _checked(file: BinaryIO, end: int, sound: _Sound) -> BinaryIO:
     file.seek(0)
     there = end - sound.start
+    if there < 0:
+        raise cut_short()
     if (sound.size >= _UNKNOWN and sound.size != there) or (
         sound.size <= 0 < there and not _are_chunks(file, sound, end)
     ):
@@ -96,7 +99,7 @@ def _sound(file: BinaryIO, start: int, magic: bytes) -> _Sound | None:
             return _of_w64(file, start + 40)
         case b"caff":
             return _of_caf(file, start + 8)
-        case b".snd" | b"dns.":
+        case b".snd" | b"dns." if len(magic) >= 12:
             order = ">" if magic[:4] == b".snd" else "<"
             offset, size = struct.unpack(f"{order}II", magic[4:12])
             return _Sound(start + offset, size, start + 8, f"{order}I")
@@ -108,12 +111,19 @@ def _sound(file: BinaryIO, start: int, magic: bytes) -> _Sound | None:
 def _chunks(file: BinaryIO, start: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """The kind, the place and the size of each chunk from `start` on."""
     for _ in range(_MAX_CHUNKS):
-        file.seek(start)
-        if len(head := file.read(8)) < 8:
+        if len(head := _read_at(file, start, 8)) < 8:
             return
         kind, size = head[:4], struct.unpack(order, head[4:])[0]
         yield kind, start + 8, size
         start += 8 + size + size % 2
+
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    """Bytes at a place that the file says, which may be anywhere."""
+    if place > _MAX_PLACE:
+        return b""
+    file.seek(place)
+    return file.read(size)
 
 
 def _of_chunk(file: BinaryIO, start: int, order: str, kinds: tuple[bytes, ...]) -> _Sound | None:
@@ -128,9 +138,8 @@ def _of_rf64(file: BinaryIO, start: int) -> _Sound | None:
     long = field = 0
     for kind, place, size in _chunks(file, start, "<I"):
         if kind == b"ds64":
-            file.seek(place + 8)
             field = place + 8
-            long = int.from_bytes(file.read(8), "little")
+            long = int.from_bytes(_read_at(file, field, 8), "little")
         elif kind == b"data":
             return _Sound(place, long, field, "<Q") if size == 0xFFFF_FFFF else _Sound(place, size, place - 4, "<I")
     return None
@@ -139,8 +148,7 @@ def _of_rf64(file: BinaryIO, start: int) -> _Sound | None:
 def _of_w64(file: BinaryIO, start: int) -> _Sound | None:
     """Chunks are named by 16 bytes, and their 64-bit sizes count their heads of 24 bytes; each starts at eighths."""
     for _ in range(_MAX_CHUNKS):
-        file.seek(start)
-        if len(head := file.read(24)) < 24:
+        if len(head := _read_at(file, start, 24)) < 24:
             return None
         size = int.from_bytes(head[16:], "little")
         if head.startswith(_W64_DATA):
@@ -152,8 +160,7 @@ def _of_w64(file: BinaryIO, start: int) -> _Sound | None:
 def _of_caf(file: BinaryIO, start: int) -> _Sound | None:
     """Sizes of 64 bits, −1 for a sound chunk that goes on to the end, with an edit count of 4 bytes before samples."""
     for _ in range(_MAX_CHUNKS):
-        file.seek(start)
-        if len(head := file.read(12)) < 12:
+        if len(head := _read_at(file, start, 12)) < 12:
             return None
         size = struct.unpack(">q", head[4:])[0]
         if head.startswith(b"data"):

@@ -7,12 +7,11 @@ import gc
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 
-from wordflock.errors import OptionError, WordflockError, WordflockWarning
+from wordflock.errors import OptionError, WordflockError, show_warnings
 from wordflock.settings import default_cache
 
 FAILED, USERS_MISTAKE, INTERRUPTED = 1, 2, 130  # exit statuses, beside 0
@@ -20,13 +19,12 @@ FAILED, USERS_MISTAKE, INTERRUPTED = 1, 2, 130  # exit statuses, beside 0
 
 def main() -> None:
     """Run the command line."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # in a pipe or a file too, progress is for those who wait
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # in a pipe or a file too, progress is for those who wait
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # of what a terminal cannot show
     gc.set_threshold(10_000, 50, 50)  # torch's modules are much to look through: a tenth of a start went into it
     os.environ.setdefault("MPLCONFIGDIR", str(default_cache() / "matplotlib"))  # its list of fonts, with all we keep
-    warnings.simplefilter("ignore")  # other people's; ours are for users
-    warnings.simplefilter("always", WordflockWarning)
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    show_warnings()
     with one_sentence():
         from wordflock.cli.commands import run
 

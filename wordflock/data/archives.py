@@ -134,7 +134,7 @@ class _Zip:
         found = Members()
         check_count(len(self._file.infolist()), self._path)
         for info in self._file.infolist():
-            if info.is_dir():
+            if not info.filename or info.is_dir():
                 continue
             name = plain_name(_zip_name(info))
             if ".." in name.split("/"):

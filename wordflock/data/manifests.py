@@ -137,7 +137,8 @@ class Places:
             if candidate in self._known:
                 return candidate
         parts = _parts(name)
-        fitting = [other for other in self._by_stem.get(parts[-1], ()) if _ends_alike(parts, _parts(other))]
+        stems = self._by_stem.get(parts[-1], ())
+        fitting = sorted(other for other in stems if _ends_alike(parts, _parts(other)))
         if len(fitting) > 1:
             longest = max(len(_parts(other)) for other in fitting)
             fitting = [other for other in fitting if longest <= len(parts) and len(_parts(other)) == longest] or fitting

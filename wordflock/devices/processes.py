@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, show_warnings
 from wordflock.progress import is_reported, print_line, reporting
 
 T = TypeVar("T")
@@ -73,6 +73,8 @@ def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
 
 def _reporting_too(reported: bool, function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that reports where the process that started this one does."""
+    if reported:
+        show_warnings()
     with reporting(print_line) if reported else nullcontext():
         return function(*arguments)
 
