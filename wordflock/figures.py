@@ -54,6 +54,19 @@ def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def plot_det(points: Sequence[tuple[float, float]], folder: Path) -> None:
+    """Write the DET curve of a detector, false alarms per hour and misses (0 to 1), as det.png and det.svg."""
+    figure, axes = _figure()
+    axes.plot([alarms for alarms, _ in points], [100 * misses for _, misses in points], marker="o", markersize=3)
+    axes.set_xscale("symlog", linthresh=0.5)
+    axes.set_xlabel("false alarms per hour")
+    axes.set_ylabel("misses (%)")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    _save(figure, folder / "det.png")
+    figure.savefig(folder / "det.svg")
+
+
 def plot_clips_per_client(counts: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
     """Write `draw_clips_per_client` as PNG."""
     _save(draw_clips_per_client(counts, labels), path)

@@ -117,3 +117,25 @@ def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
     (folder / "metrics.json").write_bytes(b"\xff[")
     with pytest.raises(WordflockError, match="cannot be read"):
         write_report(folder)
+
+
+def test_what_streams_showed_is_a_section_with_its_curve(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert "In streams" not in page_of(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    misses = {"value": 0.1, "low": 0.02, "high": 0.4, "count": 1, "of": 10}
+    alarms = {"value": 2.0, "low": 0.05, "high": None, "count": 1, "of": 0.5}
+    metrics["streams"] = {
+        "misses": misses,
+        "false_alarms": alarms,
+        "target": 1.0,
+        "thresholds": {LABELS[0]: 0.75},
+        "misses_of": {LABELS[0]: misses},
+        "false_alarms_of": {LABELS[0]: {**alarms, "value": None}},
+        "det": [[0.1, 0.0, 9.0], [0.9, 0.5, 0.0], [0.95, None, None]],
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    page = page_of(folder)
+    section = next(part for part in page.split("<section")[1:] if "In streams of sound" in part)
+    assert "1 of 10 words missed; 1 false alarms in 0.50 hours" in section and "<svg" in section and "0.750" in section
+    assert "see wordflock evaluate-stream" not in page

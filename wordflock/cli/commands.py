@@ -26,6 +26,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "predict": use.predict,
         "listen": hear.listen,
         "spot": hear.spot,
+        "evaluate-stream": hear.evaluate_stream,
     },
     "See": {
         "runs": report.runs,

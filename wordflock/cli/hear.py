@@ -140,6 +140,43 @@ def spot(
         raise SystemExit(FAILED)
 
 
+@command
+def evaluate_stream(
+    model: ModelName,
+    /,
+    *,
+    positives: Annotated[str, Parameter(help="Data set of clips of the keywords; they are placed in noise.")],
+    negatives: Annotated[str, Parameter(help="Folder or archive of recordings without keywords, of any length.")],
+    split: Annotated[
+        Literal["train", "validation", "test", "all"], Parameter(help="Which clips of --positives are used.")
+    ] = "test",
+    target: Annotated[
+        float | None,
+        Parameter(
+            help="False alarms per hour that thresholds are chosen for, on one half of the streams; they are reported "
+            "on the other and stored in the model. (default: report the model's own thresholds)"
+        ),
+    ] = None,
+    out: Annotated[str, Parameter(help="Folder for the DET curve, as PNG and SVG. (default: none)")] = "",
+    cache: Annotated[str, Parameter(help="Folder for what is known of files. (default: ~/.cache/wordflock)")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Measure misses, false alarms per hour and latency of a head in streams; choose its thresholds."""
+    from wordflock.errors import OptionError
+    from wordflock.settings import default_cache
+    from wordflock.spotting.stream_evaluation import evaluate_streams, format_streams
+
+    if target is not None and not 0 <= target < float("inf"):
+        raise OptionError("target", target, "is not a number of false alarms per hour")
+    folder = Path(cache).expanduser() if cache else default_cache()
+    measured = evaluate_streams(model, positives, negatives, split=split, target=target, cache=folder)
+    if out:
+        from wordflock.figures import plot_det
+
+        plot_det([(alarms.value, misses.value) for _, misses, alarms in measured.curve], Path(out))
+    print(json.dumps(measured.as_json()) if as_json else format_streams(measured))
+
+
 def _heard(heard: Detection) -> str:
     return f"{heard.label:<12} {heard.confidence:.2f}"
 

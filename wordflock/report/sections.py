@@ -40,7 +40,14 @@ def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
         sections += [_recall(test), _confusion(test)]
     speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run.clients)
     sections += _groups("speaker", speakers) + _groups("client", clients)
-    sections += [_clips_per_client(run), _labels_per_client(run), _mistakes(run, players), _costs(run), _refused(run)]
+    sections += [
+        _clips_per_client(run),
+        _labels_per_client(run),
+        _mistakes(run, players),
+        _streams(run),
+        _costs(run),
+        _refused(run),
+    ]
     return [*sections, _options(run)]
 
 
@@ -142,6 +149,40 @@ def _player(row: ClipPrediction, players: dict[str, str]) -> list[object]:
     if row.clip not in players:
         return ["–"]
     return [markupsafe.Markup('<audio controls preload="none" src="{}"></audio>').format(players[row.clip])]
+
+
+def _streams(run: RunFacts) -> Section:
+    """What `wordflock evaluate-stream` measured."""
+    title, streams = "In streams of sound", run.metrics.get("streams")
+    if not streams:
+        return Section(title)
+    misses, alarms = streams["misses"], streams["false_alarms"]
+    target = streams["target"]
+    chosen = "" if target is None else f" Thresholds were chosen for {target:g} on other streams than these."
+    text = (
+        f"{misses['count']} of {misses['of']} words missed; {alarms['count']} false alarms in {alarms['of']:.2f} hours "
+        f"without keywords.{chosen}"
+    )
+    rows: list[Row] = [["all", *_stream_row(misses, alarms), "–"]]
+    rows += [
+        [word, *_stream_row(streams["misses_of"][word], streams["false_alarms_of"][word]), f"{threshold:.3f}"]
+        for word, threshold in streams["thresholds"].items()
+    ]
+    points = [(alarm, miss) for _, miss, alarm in streams["det"] if alarm is not None and miss is not None]
+    figure = charts.line_chart(
+        "Misses against false alarms, one threshold after another",
+        {"misses": points},
+        "false alarms per hour",
+        "misses",
+    )
+    columns = ["keyword", "misses", "95% interval", "false alarms per hour", "95% interval", "threshold"]
+    return Section(title, text, figure, columns, rows, open=True)
+
+
+def _stream_row(misses: dict[str, Any], alarms: dict[str, Any]) -> list[str]:
+    between = f"{_number(alarms['low'])} to {_number(alarms['high'])}"
+    interval = f"{percent(misses['low'])} to {percent(misses['high'])}"
+    return [share_of(misses["value"]), interval, _number(alarms["value"]), between]
 
 
 def _costs(run: RunFacts) -> Section:

@@ -1,0 +1,184 @@
+"""Misses, false alarms and thresholds from traces, against counts made by hand and against the detector itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from listeners import tone_listener, tones
+from test_predict import saved
+
+from wordflock.audio.augment import level
+from wordflock.cli.commands import run
+from wordflock.errors import WordflockError
+from wordflock.head.checkpoint import load_checkpoint
+from wordflock.spotting.decisions import Rule
+from wordflock.spotting.detector import Detector
+from wordflock.spotting.listener import open_listener
+from wordflock.spotting.stream_evaluation import halves
+from wordflock.spotting.stream_score import (
+    Trace,
+    alarm_rate,
+    choose_thresholds,
+    det_curve,
+    score,
+    trace,
+)
+from wordflock.spotting.streams import Stream, placed, positive_clips, span
+
+LISTENER = tone_listener(Rule((0.5, 0.5), smoothing=1))
+
+
+def curve(
+    peaks: dict[int, tuple[float, float]], word: str = "", hours: float = 200 / 36_000, speaker: str = "a"
+) -> Trace:
+    """A trace that is zero but for peaks at some hops."""
+    rows = np.zeros((260, 2))
+    for hop, shares in peaks.items():
+        rows[hop] = shares
+    return Trace(rows, Stream(np.empty(0, np.float32), "made", word, speaker, 0.0, 5.0), 3600 * hours)
+
+
+def test_misses_false_alarms_and_latency_are_counted() -> None:
+    traces = [
+        curve({59: (0.9, 0.0)}, "low"),
+        curve({59: (0.0, 0.9)}, "low", speaker="b"),
+        curve({}, "high"),
+        curve({10: (0.6, 0.0), 100: (0.0, 0.7)}),
+    ]
+    scored = score(traces, LISTENER, LISTENER.rule)
+    assert (scored.misses.count, scored.misses.of, scored.confused) == (2, 3, 1)
+    assert scored.false_alarms.count == 2 and scored.false_alarms.value == pytest.approx(2 / (20 / 3600))
+    assert scored.latency == pytest.approx((1.0, 1.0))
+    assert scored.misses_of["low"].count == 1 and scored.misses_of["high"].count == 1
+    assert {name: (rate.count, rate.of) for name, rate in scored.misses_by_speaker.items()} == {
+        "a": (1, 2),
+        "b": (1, 1),
+    }
+
+
+def test_a_trace_scored_is_what_the_detector_says() -> None:
+    sound = tones(11)
+    listener = tone_listener()
+    said = list(Detector(listener).stream([sound]))
+    scored = score([trace(listener, Stream(sound, "tones"))], listener, listener.rule)
+    assert scored.false_alarms.count == len(said) > 0
+
+
+@settings(max_examples=8)
+@given(
+    st.lists(st.floats(0.05, 0.99), max_size=6),
+    st.lists(st.floats(0.05, 0.99), max_size=6),
+    st.lists(st.tuples(st.booleans(), st.floats(0.05, 0.99)), max_size=10),
+    st.integers(0, 4),
+)
+def test_thresholds_keep_to_the_target_and_no_other_pair_misses_less(
+    low: list[float], high: list[float], words: list[tuple[bool, float]], allowed: int
+) -> None:
+    peaks = {20 * i + 5: (share, 0.0) for i, share in enumerate(low)}
+    peaks |= {20 * i + 130: (0.0, share) for i, share in enumerate(high)}
+    traces = [curve(peaks, hours=1.0)]
+    traces += [curve({30: (s, 0.0) if is_low else (0.0, s)}, "low" if is_low else "high") for is_low, s in words]
+    chosen = choose_thresholds(traces, LISTENER, LISTENER.rule, target=float(allowed))
+    best = score(traces, LISTENER, Rule(chosen, smoothing=1))
+    assert best.false_alarms.count <= allowed
+    for a in [*low, 0.021, 1.0]:
+        for b in [*high, 0.021, 1.0]:
+            other = score(traces, LISTENER, Rule((a + 1e-9, b + 1e-9), smoothing=1))
+            assert other.false_alarms.count > allowed or other.misses.count >= best.misses.count
+
+
+def test_fewer_misses_are_more_false_alarms() -> None:
+    generator = np.random.default_rng(0)
+    traces = [curve({int(h): (s, 0.0) for h, s in zip(range(5, 195, 20), generator.random(10), strict=False)})]
+    traces += [curve({50: (share, 0.0)}, "low") for share in generator.random(20)]
+    points = det_curve(traces, LISTENER, LISTENER.rule)
+    misses, alarms = [m.value for _, m, _ in points], [a.value for _, _, a in points]
+    assert misses == sorted(misses) and alarms == sorted(alarms, reverse=True)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(0, 0.0, 3.689), (1, 0.0253, 5.572), (10, 4.795, 18.39)])
+def test_intervals_of_counts_are_garwoods(count: int, low: float, high: float) -> None:
+    rate = alarm_rate(count, 1.0)
+    assert (rate.low, rate.high) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=5e-3))
+    assert math.isnan(alarm_rate(0, 0.0).value)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=30), st.lists(st.floats(0.5, 900.0), min_size=2, max_size=12))
+def test_halves_share_no_speaker_and_no_recording(speakers: list[int], lengths: list[float]) -> None:
+    words = [curve({}, "low", speaker=f"s{number}") for number in speakers]
+    others = [replace(curve({}), seconds=seconds) for seconds in lengths]
+    if len(set(speakers)) < 2:
+        with pytest.raises(WordflockError, match="two speakers"):
+            halves(words, others)
+        return
+    first, second = halves(words, others)
+    assert sorted(map(id, [*first, *second])) == sorted(map(id, [*words, *others]))
+    for one, other in ((first, second), (second, first)):
+        assert any(t.stream.word for t in one) and any(not t.stream.word for t in one)
+        mine = {t.stream.speaker for t in one if t.stream.word}
+        assert not mine & {t.stream.speaker for t in other if t.stream.word}
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 8_000), (4_000, 8_000), (0, 1)])
+def test_the_span_of_a_word_is_where_its_energy_is(begin: int, end: int) -> None:
+    clip = np.zeros(16_000, np.float32)
+    clip[begin:end] = 0.5
+    first, last = span(clip)
+    assert begin <= first <= last < end and last - first >= 0.9 * (end - begin) - 1
+
+
+# The whole command, on a small data set and the real encoder
+
+
+def test_evaluate_stream_stores_thresholds_that_the_detector_uses(
+    tmp_path: Path, write_audio: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        write_audio(tmp_path / "clips" / ("yes", "no")[number % 2] / f"{number}_nohash_{number}.wav", seconds=0.3)
+    for name in "abc":
+        write_audio(tmp_path / "talk" / f"{name}.wav", seconds=0.7)
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    head = saved(run_folder / "best.safetensors")
+    (run_folder / "config.toml").write_text("mode = 'train'\n")
+    positives, negatives = str(tmp_path / "clips"), str(tmp_path / "talk")
+    arguments = ["--positives", positives, "--negatives", negatives, "--split", "all", "--target", "0"]
+    more = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "figures"), "--json"]
+    run(["evaluate-stream", str(run_folder), *arguments, *more, "-q"])
+    said = json.loads(capsys.readouterr().out)
+    stored = load_checkpoint(run_folder / "best.safetensors")
+    assert stored.calibration.stream_thresholds == said["thresholds"]
+    assert replace(stored.calibration, stream_thresholds={}) == head.calibration
+    assert open_listener(run_folder).rule.thresholds == tuple(said["thresholds"].values())
+    assert json.loads((run_folder / "metrics.json").read_text())["streams"] == said
+    assert said["target"] == 0 and said["misses"]["of"] == 2 and said["real_time_factor"] > 0
+    assert (tmp_path / "figures" / "det.svg").exists() and (tmp_path / "figures" / "det.png").exists()
+    run(["evaluate-stream", str(run_folder), *arguments[:-2], *more[:2], "-q"])
+    text = capsys.readouterr().out
+    assert "false alarms per hour" in text and "of 4 words" in text
+
+
+def test_placed_clips_are_the_same_every_time_and_words_are_where_they_say(tmp_path: Path) -> None:
+    tone = np.zeros(16_000)
+    tone[4_000:8_000] = 0.5 * np.sin(np.arange(4_000) / 3)
+    for number in range(2):
+        (tmp_path / "clips" / "yes").mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "clips" / "yes" / f"{number}_nohash_{number}.wav", tone * (1 - number / 2), 16_000)
+    clips = positive_clips(str(tmp_path / "clips"), ("yes",), "all", tmp_path / "cache")
+    first, second = (list(placed(clips, (40.0, 20.0))) for _ in range(2))
+    for one, other, ratio in zip(first, second, (40.0, 20.0), strict=True):
+        assert np.array_equal(one.sound, other.sound)
+        begin, end = round(one.begin * 16_000), round(one.end * 16_000)
+        assert abs(end - begin - 4_000) < 400
+        word, noise = level(one.sound[begin:end]), level(np.delete(one.sound, np.s_[begin - 2_000 : end + 2_000]))
+        assert 20 * np.log10(word / 2 / noise) == pytest.approx(ratio, abs=1.5)  # a quarter of the clip is word

@@ -1,0 +1,88 @@
+"""Streams to measure a detector on, the same ones in every run: clips placed in noise, and long recordings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.audio.augment import coloured_noise, level
+from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.data import load_clips, read_samples
+from wordflock.data.clips import Clip
+from wordflock.data.scan import scan_files
+from wordflock.errors import WordflockError
+from wordflock.randomness import numpy_generator
+
+Samples = NDArray[np.float32]
+
+AROUND = 1.3  # seconds of noise before and after a clip
+MAX_PHASE = 0.1  # seconds by which a stream starts sooner or later, so that words fall anywhere between hops
+SPAN_SHARE = 0.03  # of a clip's energy before and after its word
+LEAST_LEVEL = 0.003  # of a clip, that noise is measured against
+SLOPES = (0.0, 2.0)  # of the noise: white to brown
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Sound at 16 kHz, with one word in it or none."""
+
+    sound: Samples
+    source: str  # what a report calls it: a file
+    word: str = ""  # "" in a negative
+    speaker: str = ""
+    begin: float = 0.0  # of the word, seconds
+    end: float = 0.0
+
+
+def positive_clips(source: str, keywords: Sequence[str], split: str, cache: Path) -> list[Clip]:
+    """The clips of a data set that have a keyword, of one split or "all", sorted by word and name.
+
+    Raises WordflockError where there is none.
+    """
+    clips = load_clips(source, cache=cache).clips
+    chosen = [clip for clip in clips if clip.word in keywords and split in (clip.split, "all")]
+    if not chosen:
+        raise WordflockError(f"{source} has no {split} clips of {', '.join(keywords)}; name another folder or --split.")
+    return sorted(chosen, key=lambda clip: (clip.word, clip.name))
+
+
+def placed(clips: Sequence[Clip], ratios: Sequence[float]) -> Iterator[Stream]:
+    """Each clip in noise of its own; the signal-to-noise ratios (dB) take turns."""
+    for clip, ratio, samples in zip(clips, itertools.cycle(ratios), read_samples(clips), strict=False):
+        generator = numpy_generator(0, "placed", clip.key)
+        before = round((AROUND + generator.uniform(0, MAX_PHASE)) * SAMPLE_RATE)
+        total = before + len(samples) + round(AROUND * SAMPLE_RATE)
+        noise = coloured_noise(total, generator.uniform(*SLOPES), generator)
+        sound = (noise * max(level(samples), LEAST_LEVEL) * 10 ** (-ratio / 20)).astype(np.float32)
+        sound[before : before + len(samples)] += samples
+        begin, end = ((before + place) / SAMPLE_RATE for place in span(samples))
+        yield Stream(np.clip(sound, -1, 1), clip.name, clip.word, clip.speaker, begin, end)
+
+
+def span(samples: Samples) -> tuple[int, int]:
+    """Where the word in a clip begins and ends, in samples: all of its energy but a small share on either side."""
+    energy = np.cumsum(np.square(samples, dtype=np.float64))
+    begin, end = np.searchsorted(energy, np.array([SPAN_SHARE, 1 - SPAN_SHARE]) * energy[-1])
+    return int(begin), int(end)
+
+
+def negative_recordings(source: str, cache: Path) -> list[Clip]:
+    """The recordings in a folder or archive, of any length, sorted by name.
+
+    Raises WordflockError where none can be read.
+    """
+    recordings = [one.clip("", "", "test") for one in scan_files(source, cache).recordings if not one.fault]
+    if not recordings:
+        raise WordflockError(f"{source} has no recording that can be read; name a folder of audio files.")
+    return sorted(recordings, key=lambda clip: clip.name)
+
+
+def recorded(clips: Sequence[Clip]) -> Iterator[Stream]:
+    """Each recording as it is."""
+    for clip, samples in zip(clips, read_samples(clips), strict=True):
+        yield Stream(samples, clip.name)
