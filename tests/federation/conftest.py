@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -16,16 +16,13 @@ from wordflock.federation import client_app, server_app
 from wordflock.federation_settings import FederationSettings
 from wordflock.partition import Federation, Member
 from wordflock.prepare import Prepared
-from wordflock.progress import print_line, reporting
 
 Play = Callable[..., Federation]
 
 
 @pytest.fixture(autouse=True)
-def printed() -> Iterator[None]:
-    """What the server reports is on standard output, as it is from the command line."""
-    with reporting(print_line):
-        yield
+def server_prints(printed: None) -> None:
+    """What the server reports is on standard output."""
 
 
 @pytest.fixture

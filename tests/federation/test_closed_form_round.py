@@ -141,7 +141,7 @@ def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_th
         ({"take_from": str(without_one)}, "would have none left"),
         ({"add_to": str(first), "seed": 1}, "of other features"),
         ({"add_to": str(first), "take_from": str(first)}, "one of them at a time"),
-        ({"add_to": str(tmp_path)}, "is no run"),
+        ({"add_to": str(tmp_path)}, "no run or checkpoint"),
     ):
         with pytest.raises(WordflockError, match=words):
             these(everyone, "wrong", **wrong)

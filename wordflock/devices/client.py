@@ -25,7 +25,7 @@ MAX_LOG_BYTES = 5_000_000  # bytes, for the sake of the SD card
 
 
 def serve_rounds(settings: ClientSettings) -> None:
-    """Take part in the server's runs until interrupted, or without a server for --reconnect-timeout seconds.
+    """Take part in the server's run until it is over; with --reconnect-timeout 0 in all its runs, until interrupted.
 
     Raises WordflockError where the server cannot be trusted, does not want this client, or is gone for too long.
     """
@@ -45,6 +45,9 @@ def serve_rounds(settings: ClientSettings) -> None:
             problem = unreachable(host, port, context)
             if not problem:
                 problem, gone_since = _serve_while_it_lasts(settings, host, port, context, member, log)
+                if not problem:
+                    report("the run is over")
+                    return
                 pause = INITIAL_PAUSE
             gone = time.monotonic() - gone_since
             if settings.reconnect_timeout and gone >= settings.reconnect_timeout:
@@ -60,7 +63,8 @@ def serve_rounds(settings: ClientSettings) -> None:
 def _serve_while_it_lasts(
     settings: ClientSettings, host: str, port: int, context: ssl.SSLContext | None, member: Path, log: Path
 ) -> tuple[str, float]:
-    """Run a SuperNode until it ends by itself; returns why it did, and since when the server has not answered it."""
+    """Run a SuperNode until it ends by itself, or the run is over; returns why it ended, empty where the run is over,
+    and since when the server has not answered it."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     port_here = free_port()
     arguments = ["--superlink", address, "--port", str(port_here), "--isolation", "process"]
@@ -86,6 +90,8 @@ def _serve_while_it_lasts(
             ended = node.poll() is not None or executor.poll() is not None
             for line in tail.lines():
                 story.tell(line)
+            if story.is_over and settings.reconnect_timeout:
+                return "", time.monotonic()
             if ended:
                 break
             time.sleep(POLL_INTERVAL)
@@ -109,8 +115,9 @@ class SuperNodeLog:
 
     def __init__(self, server: str) -> None:
         self.connected, self.turned_away, self.refused, self.failure = False, False, "", ""
+        self.is_over = False  # the server has said so, and knows that this client heard it
         self.silent_since: float | None = None  # when the server last stopped to answer, on the monotonic clock
-        self._server, self._round, self._failing = server, "", False
+        self._server, self._round, self._failing, self._over = server, "", False, False
 
     def tell(self, line: str) -> None:
         """Take in one line of the log, and say it in our words where it matters."""
@@ -122,6 +129,7 @@ class SuperNodeLog:
             found = re.search(r"ROUND (\d+)", line)
             self._round = f"round {found[1]}: " if found else ""
         elif found := re.search(r"Receiving: ([\w.]+)", line):
+            self._over = found[1] == OVER
             report(f"{self._round}{WORK.get(found[1], found[1])}")
         # The SuperNode's, not the SuperExec's: that one waits for the SuperNode, which takes its time on a small board.
         elif re.match("WARNING.*retrying in", line) and self.silent_since is None:
@@ -130,6 +138,8 @@ class SuperNodeLog:
         elif re.match("INFO.*Connection successful", line) and self.silent_since is not None:
             self.silent_since = None
             report(f"{self._server} answers again")
+        elif "Sent successfully" in line:
+            self.is_over = self._over
         elif line.startswith("REFUSED: "):
             self.refused = line.removeprefix("REFUSED: ")
         elif "raised an exception" in line:
@@ -141,7 +151,9 @@ class SuperNodeLog:
             self.turned_away = bool(re.search(NOT_LET_IN, line))
 
 
+OVER = "query.over"
 WORK = {
+    OVER: "no more rounds come",
     "query": "introducing this client",
     "train": "training",
     "train.scale": "taking the measure of the clips",

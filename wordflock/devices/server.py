@@ -25,7 +25,7 @@ from wordflock.federation.liveness import alive, end_holder, hold, is_held
 from wordflock.federation_settings import ServerSettings
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
-from wordflock.runs import BEST, METRICS
+from wordflock.runs import BEST, METRICS, find_run
 from wordflock.settings import resolved_paths
 
 START = 300.0  # seconds that Flower's processes have to start
@@ -63,7 +63,7 @@ def serve(settings: ServerSettings) -> Path:
             link.register(keys)
         output = Tail(link.output)
         alive(folder).unlink(missing_ok=True)
-        number = link.control.start_run(settings)
+        number = link.control.start_run(settings if kept is None else replace(settings, keep_running=True))
         report(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients")
         try:
             with relayed() as for_the_bar:
@@ -187,9 +187,10 @@ def _resolved(settings: ServerSettings) -> ServerSettings:
         )
     files: dict[str, Any] = {
         key: resolved_paths(value)
-        for key in ("data", "table", "runs", "certificates", "authorized_keys", "add_to", "take_from")
+        for key in ("data", "table", "runs", "certificates", "authorized_keys")
         if (value := getattr(settings, key))
     }
+    files |= {key: str(find_run(run).resolve()) for key in ("add_to", "take_from") if (run := getattr(settings, key))}
     # Flower runs the ServerApp in a folder of its own.
     return replace(
         settings,

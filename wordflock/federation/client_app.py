@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
@@ -94,6 +94,12 @@ def introduce(message: Message, context: Context) -> Message:
     )
     numbers["about"] = ConfigRecord({"features": member.spec.kind, "name": member.name, "processor": processor_name()})
     return Message(numbers, reply_to=message)
+
+
+@app.query("over")
+def acknowledge(message: Message, context: Context) -> Message:
+    """The server's run is over; `wordflock client` reads of this message in Flower's log, and ends."""
+    return Message(RecordDict(), reply_to=message)
 
 
 @app.train()

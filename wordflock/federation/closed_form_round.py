@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statist
 from wordflock.head.torch_head import Head
 from wordflock.progress import report
 from wordflock.revise import earlier
+from wordflock.runs import find_run
 
 Added = TypeVar("Added", ScaleStatistics, Statistics)
 
@@ -59,9 +59,9 @@ def closed_form_round(
     Raises WordflockError where fewer than --min-replies clients answer well.
     """
     asking = _Asking(grid, roster, settings, head)
-    prepared, folder = roster.prepared, Path(settings.add_to or settings.take_from)
+    prepared, changed = roster.prepared, settings.add_to or settings.take_from
     eligible = [roster.clients[number] for number in roster.eligible()]
-    before = earlier(folder, settings, prepared.spec, head) if settings.add_to or settings.take_from else None
+    before = earlier(find_run(changed), settings, prepared.spec, head) if changed else None
     moments, clients = asking.total("scale", eligible, {}, ScaleStatistics)
     if before is None:
         scale = moments.scale()
@@ -72,7 +72,7 @@ def closed_form_round(
         total = total - sums if settings.take_from else total + sums
         if (total.counts < 0.5).any():
             raise WordflockError(
-                f"Without these clients' clips {folder} would have none left of some label, or had none."
+                f"Without these clients' clips {changed} would have none left of some label, or had none."
             )
     return ClosedFormRound(solve(total, scale), scale, total, asking.problems, asking.costs.of(clients))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ from wordflock.run import RunWriter, checkpoint_of, finish, new_head
 from wordflock.runs import BEST
 from wordflock.settings import CLOSED_FORM
 
+FAREWELL = 10.0  # seconds that clients have to hear that the run is over
+
 app = ServerApp()
 
 
@@ -50,6 +52,8 @@ def main(grid: Grid, context: Context) -> None:
     with reporting(print_line):  # Flower's process for the run has an output of its own
         try:
             federate(grid, settings)
+            if isinstance(settings, ServerSettings) and not settings.keep_running:
+                say_that_it_is_over(grid)
         except WordflockError as error:
             report(f"Error: {error}")
             raise
@@ -131,6 +135,12 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, members)}
     finish(run, "round", settings, prepared, metrics)
     return run.folder
+
+
+def say_that_it_is_over(grid: Grid) -> None:
+    """Tell the clients that no more rounds come, so that they end; one that does not hear it waits for a server."""
+    messages = [Message(RecordDict(), node, f"{MessageType.QUERY}.over", ttl=FAREWELL) for node in grid.get_node_ids()]
+    list(grid.send_and_receive(messages, timeout=FAREWELL))
 
 
 class _Packing:
