@@ -135,7 +135,6 @@ def _plain(name: str, value: Any) -> Any:
 @contextmanager
 def _called_from_python(progress: bool) -> Iterator[None]:
     """Report only if asked to, and name options in errors as Python spells them."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing leaves this machine that was not asked to
     try:
         with reporting(print_line) if progress else nullcontext():
             yield
