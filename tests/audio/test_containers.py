@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -288,3 +290,24 @@ def test_formats_that_text_may_be_taken_for_are_refused() -> None:
         subtype = "DPCM_16" if kind == "XI" else None
         with pytest.raises(WordflockError, match="is not audio that can be read"):
             read_clip(encode(kind, subtype))
+
+
+def test_no_library_writes_to_the_terminal_and_python_still_does() -> None:
+    program = """
+import sys
+from wordflock.audio.reading import read_clip
+from wordflock.audio.silence import silent_libraries
+from wordflock.errors import WordflockError
+for number in range(0, 3000, 50):
+    data = bytearray(sys.stdin.buffer.read() if number == 0 else data)
+    data[500 + number] ^= 85
+    try:
+        read_clip(bytes(data))
+    except WordflockError:
+        pass
+with silent_libraries():
+    print("inside", file=sys.stderr)
+print("after", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], input=WHOLE["MP3"], capture_output=True, check=True)
+    assert done.stderr == b"inside\nafter\n"

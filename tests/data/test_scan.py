@@ -352,3 +352,12 @@ def test_an_archive_that_breaks_between_listing_and_looking_is_an_error(
     monkeypatch.setattr(scan, "list_files", lambda source: listed)
     with pytest.raises(WordflockError, match="changed since it was listed"):
         scan_files(archive, tmp_path / "cache")
+
+
+def test_channels_in_opposite_phase_are_told_of_once_for_all_recordings(tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
+    for name in ("a", "b"):
+        (tmp_path / "yes").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "yes" / f"{name}.wav", np.stack([sound, -sound], 1), 16_000)
+    with pytest.warns(WordflockWarning, match=r"^2 recordings have channels in opposite phase, .* \(the first: yes/a"):
+        scan_files(tmp_path, tmp_path / "cache")

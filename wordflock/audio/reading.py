@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.audio import mpeg
 from wordflock.audio.containers import whole
 from wordflock.audio.faults import AudioFault, cut_short, unreadable
+from wordflock.audio.silence import silent_libraries
 from wordflock.errors import WordflockError, WordflockWarning
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ class Decoder:
             file = BytesIO(file.read(_MAX_PIPE_BYTES))
         file.seek(0)
         self._head = file.read(64)
+        is_mpeg = self._head.startswith(b"ID3") or mpeg.is_frame(self._head.lstrip(b"\0"))
+        self._silent = silent_libraries if is_mpeg else nullcontext[None]
         self._file = whole(file)
         self.seconds = 0.0  # decoded
         self._powers = np.zeros(1)  # of each channel, and of their mean
@@ -87,7 +91,8 @@ class Decoder:
 
         self._file.seek(0)
         try:
-            sound = soundfile.SoundFile(_QuietFile(self._file))
+            with self._silent():
+                sound = soundfile.SoundFile(_QuietFile(self._file))
         except (soundfile.SoundFileError, TypeError) as error:
             raise unreadable(self._head) from error
         with sound:
@@ -116,7 +121,8 @@ class Decoder:
         more = True
         while more:
             try:
-                frames = sound.read(size, dtype="float32", always_2d=True)
+                with self._silent():
+                    frames = sound.read(size, dtype="float32", always_2d=True)
             except (soundfile.SoundFileError, MemoryError) as error:
                 raise AudioFault("is damaged or cut short") from error
             more = len(frames) == size

@@ -20,6 +20,7 @@ from wordflock.audio.reading import Decoder
 from wordflock.data.bounds import MAX_LIST, MAX_RECORDING
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.listing import Entry, Listing, Reader, list_files
+from wordflock.data.names import printable
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import progress
 
@@ -70,6 +71,7 @@ class _Look:
     seconds: float = 0.0
     fault: str = ""
     text: str = ""
+    cancels: bool = False  # whether its channels are in opposite phase; told of when it is looked at, and not kept
 
 
 def scan_files(source: str | Path, cache: Path, is_text: Callable[[str], bool] = lambda name: False) -> Scan:
@@ -201,6 +203,7 @@ def _known(source: str, entries: Sequence[Entry], files: sqlite3.Connection) -> 
 
 def _look_at(entries: Sequence[Entry], files: sqlite3.Connection) -> Iterator[tuple[Entry, _Look]]:
     """Look at files in the given order, a few hundred at a time, and remember each batch before the next."""
+    cancelling: list[str] = []
     bar = progress("looking at recordings", len(entries), "files")
     with Reader() as reader, ThreadPoolExecutor(os.cpu_count()) as pool, bar as advance:
         for batch in _batches(entries):
@@ -210,7 +213,15 @@ def _look_at(entries: Sequence[Entry], files: sqlite3.Connection) -> Iterator[tu
                 with _transaction(files):
                     files.executemany("REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             advance(len(batch))
+            cancelling += [entry.name for entry, look in zip(batch, looks, strict=True) if look.cancels]
             yield from zip(batch, looks, strict=True)
+    if cancelling:
+        warnings.warn(
+            f"{len(cancelling)} recordings have channels in opposite phase, whose mean is almost silent (the first: "
+            f"{printable(cancelling[0])}); the loudest channel of each is used alone.",
+            WordflockWarning,
+            stacklevel=2,
+        )
 
 
 def _row(entry: Entry, look: _Look) -> tuple[bytes | str | float, ...]:
@@ -262,7 +273,7 @@ def _look(entry: Entry, data: bytes | None) -> _Look:
     seconds = decoder.seconds
     if seconds < MIN_SECONDS:
         return _Look(content, fault=f"lasts {seconds:.3f} s, less than {MIN_SECONDS} s")
-    return _Look(content, seconds)
+    return _Look(content, seconds, cancels=decoder.loudest_of_cancelling() is not None)
 
 
 def _text(data: bytes) -> str:
