@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "listen": hear.listen,
         "spot": hear.spot,
         "evaluate-stream": hear.evaluate_stream,
+        "export": hear.export,
     },
     "See": {
         "runs": report.runs,

@@ -177,6 +177,34 @@ def evaluate_stream(
     print(json.dumps(measured.as_json()) if as_json else format_streams(measured))
 
 
+@command
+def export(
+    run: Annotated[str, Parameter(name="RUN", help="Run: its folder, or its name below runs/.")],
+    /,
+    *,
+    out: Annotated[str, Parameter(help="Folder to write model.onnx, labels.txt and README.md to.")],
+    precision: Annotated[
+        Literal["float32", "float16", "int8"],
+        Parameter(help="Of the weights; compared with float32 on the run's test clips."),
+    ] = "float32",
+) -> None:
+    """Write a head and its encoder as one ONNX file, from samples to probabilities, with a model card."""
+    from wordflock.head.checkpoint import load_checkpoint
+    from wordflock.report.facts import read_run
+    from wordflock.report.model_card import write_card
+    from wordflock.runs import find_checkpoint, find_run
+    from wordflock.settings import Settings
+    from wordflock.spotting.export import compare_precisions, described, export
+
+    facts, checkpoint = read_run(find_run(run)), load_checkpoint(find_checkpoint(run))
+    measured = compare_precisions(checkpoint, run, precision, Settings.from_config(facts.config))
+    path = export(checkpoint, run, Path(out), precision)
+    write_card(facts, Path(out), more=described(checkpoint, precision, measured))
+    for one in measured:
+        print(f"{one.precision:<8} accuracy {one.accuracy:.4f}  {one.milliseconds:.1f} ms  {one.megabytes:.1f} MB")
+    print(path)
+
+
 def _heard(heard: Detection) -> str:
     return f"{heard.label:<12} {heard.confidence:.2f}"
 

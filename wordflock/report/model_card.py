@@ -6,6 +6,7 @@ Metadata: https://huggingface.co/docs/hub/model-cards. A card says what was not 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from wordflock.files import write_atomically
@@ -16,10 +17,11 @@ CARD, LABELS = "README.md", "labels.txt"
 ENCODER_LICENCE = "mit"  # of Whisper's weights
 
 
-def write_card(run: RunFacts, folder: Path, *, language: str = "", licence: str = "") -> None:
-    """Write the card of a run and its labels, one a line, into a folder."""
+def write_card(run: RunFacts, folder: Path, *, language: str = "", licence: str = "", more: Sequence[str] = ()) -> None:
+    """Write the card of a run, with `more` lines at its end, and its labels, one a line, into a folder."""
     labels = run.labels
-    write_atomically(folder / CARD, model_card(run, language=language, licence=licence).encode())
+    card = "\n".join([model_card(run, language=language, licence=licence), *more, *[""] * bool(more)])
+    write_atomically(folder / CARD, card.encode())
     write_atomically(folder / LABELS, "".join(f"{label}\n" for label in labels).encode())
 
 

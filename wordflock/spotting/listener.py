@@ -37,10 +37,15 @@ class Listener:
 
 
 def open_listener(model: str | Path) -> Listener:
-    """The model of a run, by its folder or name, or a checkpoint.
+    """The model of a run, by its folder or name, a checkpoint, or an export, by its folder or file.
 
     Raises WordflockError where there is none, it is damaged, or it was trained on another encoder than the one here.
     """
+    for exported in (Path(model), Path(model) / "model.onnx"):
+        if exported.suffix == ".onnx" and (exported.is_file() or exported == Path(model)):
+            from wordflock.spotting.export import open_export
+
+            return open_export(exported)
     return listener_of(load_checkpoint(find_checkpoint(model)), str(model))
 
 
