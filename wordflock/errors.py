@@ -28,12 +28,12 @@ class WordflockWarning(UserWarning):
     """Something was left out or assumed, and the work goes on; shown once, on standard error."""
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The end of a sentence about a misspelt word: the choice nearest to it, or a full stop where none is near."""
+def did_you_mean(word: str, choices: Iterable[str], otherwise: str = ".") -> str:
+    """The end of a sentence about a misspelt word: the choice nearest to it; `otherwise` where none is near."""
     import difflib  # here, because only mistakes need it
 
     near = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {near[0]}?" if near else "."
+    return f"; did you mean {near[0]}?" if near else otherwise
 
 
 def show_warnings() -> None:

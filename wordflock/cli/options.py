@@ -130,7 +130,7 @@ def _parameter(name: str, hint: Any, default: Any, about: Mapping[str, Any]) -> 
         consume_multiple=False,
         negative_iterable=(),
         env_var_split=lambda _, value, **__: [value],
-        show=None if HELP_ALL in sys.argv else not about["rare"],
+        show=None if HELP_ALL in sys.argv else not about["rare"],  # a process runs one command
     )
 
 

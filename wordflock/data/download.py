@@ -92,7 +92,7 @@ def find(name: str, cache: Path) -> Path:
 def data_set_named(name: str) -> DataSet:
     """The data set with this name. Raises WordflockError for none."""
     if name not in DATA_SETS:
-        hint = did_you_mean(name, DATA_SETS) or f"; there are {', '.join(DATA_SETS)}."
+        hint = did_you_mean(name, DATA_SETS, f"; there are {', '.join(DATA_SETS)}.")
         raise WordflockError(f"There is no data set {name!r} to download{hint}")
     return DATA_SETS[name]
 

@@ -68,7 +68,7 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
     keywords = [spelling.get(fold(keyword), keyword) for keyword in keywords]
     for word in keywords:
         if word not in words:
-            hint = did_you_mean(word, words) or "."
+            hint = did_you_mean(word, words)
             raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {_some(words)}{hint}")
         if list(keywords).count(word) > 1:
             raise WordflockError(f"The keyword {word!r} stands twice in --keywords; name it once.")
