@@ -18,7 +18,7 @@ WINGS = (
     ("privacy",),
     ("prepare", "partition", "predictions", "runs", "figures"),
     ("report",),
-    ("run", "describe", "centralized", "revise"),
+    ("run", "describe", "centralized", "revise", "sweep"),
     ("federation",),
     ("devices",),
     ("spotting",),

@@ -139,7 +139,7 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
         best = replace(best, calibration=calibrate(logits, validation.labels, len(prepared.task.keywords)))
         save_checkpoint(run.folder / BEST, best)
     predictions: list[ClipPrediction] = []
-    for split in ("validation", "test"):
+    for split in ("validation", "test")[: 1 if settings.skip_test else 2]:
         if not len(prepared.features[split]):
             continue  # a server of real devices need not have any clips
         logits, targets = predict(head, prepared.features[split], device=where), prepared.features[split].labels

@@ -252,6 +252,7 @@ class HeadSettings(Settings):
     )
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)", OUTPUT)
     runs: str = option("runs", "Folder for runs.", OUTPUT)
+    skip_test: bool = option(False, "Do not score the test split, as in the trials of a sweep.", OUTPUT, rare=True)
 
     @property
     def closed_form(self) -> bool:

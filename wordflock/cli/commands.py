@@ -35,6 +35,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "runs delete": report.delete,
         "report": report.report,
         "compare": report.compare,
+        "sweep": report.sweep,
         "board": report.board,
         "push": report.push,
     },

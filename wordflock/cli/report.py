@@ -144,6 +144,34 @@ def board(runs: Annotated[str, Parameter(help="Folder with runs, or one run.")] 
     subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--load_fast", "false"], check=False)
 
 
+@command
+def sweep(
+    file: Annotated[str, Parameter(help="TOML file: mode, search, [options], [space].")],
+    /,
+    *,
+    name: Annotated[
+        str, Parameter(help="Name of the sweep, its folder below --runs. (default: that of the file)")
+    ] = "",
+    runs: Annotated[str, Parameter(help="Folder for runs.")] = "runs",
+    parallel: Annotated[int, Parameter(help="Trials at the same time. (default: one a processor core)")] = 0,
+) -> None:
+    """Train with many settings, compare them on validation clips, and score the best on the test split."""
+    from wordflock.report.page import write_sweep
+    from wordflock.sweep import importances
+    from wordflock.sweep import sweep as run_sweep
+
+    folder = Path(runs) / (Path(name).name or Path(file).stem)
+    trials, best = run_sweep(Path(file), folder, parallel)
+    keys = list(trials[0].tried)
+    rows = [["trial", "accuracy", *keys]]
+    for trial in trials:
+        accuracy = "pruned" if trial.pruned else "failed" if trial.accuracy is None else f"{trial.accuracy:.4f}"
+        rows.append([trial.folder.name, accuracy, *(str(trial.tried[key]) for key in keys)])
+    _print_table(rows)
+    print(write_sweep(folder / "sweep.html", rows, importances(trials)))
+    print(f"best: {best}")
+
+
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -13,7 +13,7 @@ from wordflock.files import write_atomically
 from wordflock.report import charts, compare, facts
 from wordflock.report.facts import RunFacts
 from wordflock.report.sections import Section, points_of, sections_of, share_of
-from wordflock.report.summary import guarantees, headline, unmeasured
+from wordflock.report.summary import guarantees, headline, percent, unmeasured
 
 
 def write_report(folder: Path, *, audio: bool = False, target: Path | None = None) -> Path:
@@ -63,6 +63,18 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
 def write_comparison(runs: Sequence[RunFacts], path: Path) -> Path:
     """Write the page that compares runs; returns the file."""
     write_atomically(path, render_comparison(runs).encode())
+    return path
+
+
+def write_sweep(path: Path, rows: Sequence[Sequence[str]], importances: dict[str, float]) -> Path:
+    """Write the page of a sweep: its table, whose first row names the columns, and how much each option mattered."""
+    figure = charts.bar_chart("Share of the variance of accuracy", importances, "share")
+    shares = [[key, percent(value)] for key, value in importances.items()]
+    sections = [
+        Section("Trials", columns=rows[0], rows=rows[1:], open=True),
+        Section("Importance of options", figure=figure, columns=["option", "share of variance"], rows=shares),
+    ]
+    write_atomically(path, _page(f"Sweep {path.parent.name}", [f"{len(rows) - 1} trials."], sections).encode())
     return path
 
 
