@@ -26,7 +26,7 @@ from wordflock.data.task import UNKNOWN, Task, choose_task, examples
 from wordflock.encoder.backend import spec_of
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
 from wordflock.encoder.torch_encoder import load_encoder
-from wordflock.head.calibration import calibrate, probabilities
+from wordflock.head.calibration import calibrate, certainty
 from wordflock.head.torch_head import Head, build_head
 from wordflock.head.training import Recipe, make_optimizer, predict, train_epoch
 from wordflock.prepare import load_table
@@ -80,10 +80,10 @@ def main() -> None:
             now = replace(settings, seed=seed)
             head = _trained(_features(known, task, "train", now), task, now)
             validation, test = _features(known, task, "validation", now), _features(known, task, "test", now)
-            found = calibrate(predict(head, validation), validation.labels, len(task.keywords))
+            found = calibrate(predict(head, validation), validation.labels, task.labels)
             strange = _features(new, task, "test", now)
-            best, sure = _answers(head, strange, found.temperature)
-            keyword, confidence = _answers(head, test, found.temperature)
+            best, sure = _answers(head, strange, task, found.temperature)
+            keyword, confidence = _answers(head, test, task, found.temperature)
             right = (keyword == test.labels) & (test.labels < len(task.keywords))
             unknown = best == task.labels.index(UNKNOWN)
             figures = unknown, unknown | (sure < found.threshold), confidence[right] < found.threshold
@@ -92,10 +92,12 @@ def main() -> None:
         print(f"| {', '.join(kept_out)} | {len(strange)} | {row} |", flush=True)
 
 
-def _answers(head: Head, features: Features, temperature: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The most probable label of every clip, and its probability."""
+def _answers(
+    head: Head, features: Features, task: Task, temperature: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The most probable label of every clip, and how sure the head is of it."""
     logits = predict(head, features)
-    return logits.argmax(axis=1), probabilities(logits / np.float32(temperature)).max(axis=1)
+    return logits.argmax(axis=1), certainty(logits, task.labels, temperature)
 
 
 def _features(table: ClipTable, task: Task, split: str, settings: TrainSettings) -> Features:

@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.folds import FOLDS, Fold, against, command_line, folds
 from benchmarks.heads import Changed, Maker, Temporal, masked, mixed
 from wordflock.encoder.store import Features
-from wordflock.head.calibration import calibrate, probabilities
+from wordflock.head.calibration import calibrate, certainty
 from wordflock.head.torch_head import AttentiveHead
 from wordflock.head.training import Recipe, make_optimizer, predict, train_epoch
 from wordflock.randomness import numpy_generator
@@ -140,8 +140,8 @@ def _run(variant: Variant, settings: TrainSettings, fold: Fold, third: int) -> l
         answer = best.copy()
         for here in (0, 1):
             there = (side != here) & ~strange
-            found = calibrate(logits[there], truth[there], unknown - 1, share)
-            sure = probabilities(logits / np.float32(found.temperature)).max(axis=1)
+            found = calibrate(logits[there], truth[there], fold.labels, share)
+            sure = certainty(logits, fold.labels, found.temperature)
             answer[(side == here) & (best < unknown - 1) & (sure < found.threshold) & (share > 0)] = unknown
         figures += [100 * float((answer == truth)[clips].mean()) for clips in (~strange, strange)]
     return figures

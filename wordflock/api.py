@@ -96,7 +96,8 @@ def load(model: str | Path, *, encoder: str | Path = "", threshold: float | None
     """The model in a checkpoint, a run (its folder, or its name below runs/), or a repository of the Hugging Face Hub.
 
     `encoder` is where to find the encoder that the head was trained with, such as a file of `wordflock encoder save`;
-    `threshold` replaces the checkpoint's, the confidence below which a keyword is `_unknown_`. Imports no torch.
+    `threshold` replaces the checkpoint's: the probability against `_unknown_` alone (among all labels where the head
+    has none) below which a keyword is `_unknown_`. Imports no torch.
     """
     with _called_from_python(progress=False):
         from wordflock.spotting import predict

@@ -136,7 +136,7 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
     head, validation = best.build().to(where), prepared.features["validation"]
     if len(validation):
         logits = predict(head, validation, device=where)
-        best = replace(best, calibration=calibrate(logits, validation.labels, len(prepared.task.keywords)))
+        best = replace(best, calibration=calibrate(logits, validation.labels, best.labels))
         save_checkpoint(run.folder / BEST, best)
     predictions: list[ClipPrediction] = []
     for split in ("validation", "test")[: 1 if settings.skip_test else 2]:

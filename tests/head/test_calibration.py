@@ -10,10 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from wordflock.head.calibration import REJECTED_SHARE, calibrate, calibration_error, cross_entropy, probabilities
+from wordflock.data.task import SILENCE, UNKNOWN
+from wordflock.head.calibration import (
+    REJECTED_SHARE,
+    Calibration,
+    calibrate,
+    calibration_error,
+    certainty,
+    cross_entropy,
+    decide,
+    probabilities,
+)
 
 quickly = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 2**32)
+LABELS = ["yes", "no", "go", SILENCE, UNKNOWN]
 
 
 def outcomes(seed: int, clips: int = 400, labels: int = 5, sharpness: float = 1.0) -> tuple[Any, Any]:
@@ -37,7 +48,7 @@ def test_the_calibration_error_is_what_torchmetrics_makes_of_it(seed: int, sharp
 @pytest.mark.parametrize("sharpness", [0.2, 1.0, 6.0])
 def test_the_temperature_undoes_what_made_the_logits_too_sharp(sharpness: float) -> None:
     logits, truth = outcomes(1, clips=20_000, sharpness=sharpness)
-    assert calibrate(logits, truth, 5).temperature == pytest.approx(sharpness, rel=0.05)
+    assert calibrate(logits, truth, LABELS).temperature == pytest.approx(sharpness, rel=0.05)
 
 
 @quickly
@@ -56,31 +67,59 @@ def test_the_temperature_is_where_torchs_optimizer_finds_it(seed: int, sharpness
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    assert calibrate(logits, truth, 5).temperature == pytest.approx(float(log.exp().detach()), rel=1e-3)
+    assert calibrate(logits, truth, LABELS).temperature == pytest.approx(float(log.exp().detach()), rel=1e-3)
 
 
 @quickly
 @given(seed=seeds, sharpness=st.floats(0.3, 4))
 def test_calibration_never_makes_the_cross_entropy_worse(seed: int, sharpness: float) -> None:
     logits, truth = outcomes(seed, sharpness=sharpness)
-    warm = logits / np.float32(calibrate(logits, truth, 5).temperature)
+    warm = logits / np.float32(calibrate(logits, truth, LABELS).temperature)
     assert cross_entropy(warm, truth) <= cross_entropy(logits, truth) + 1e-6
 
 
+def answers(logits: Any, labels: list[str], calibration: Calibration) -> Any:
+    """The index of each predicted label; -1 for a rejected keyword in a task without `_unknown_`."""
+    return np.array([labels.index(x) if x in labels else -1 for x in decide(logits, labels, calibration)[0]])
+
+
 @quickly
-@given(seed=seeds, keywords=st.integers(1, 5), rejected=st.sampled_from([0.0025, REJECTED_SHARE, 0.1]))
-def test_the_threshold_loses_the_share_of_recognised_keywords_at_most(
-    seed: int, keywords: int, rejected: float
-) -> None:
-    logits, truth = outcomes(seed)
-    found = calibrate(logits, truth, keywords, rejected)
-    shares = probabilities(logits / np.float32(found.temperature))
-    best = logits.argmax(axis=1)
-    recognised = shares.max(axis=1)[(best == truth) & (truth < keywords)]
-    lost = (recognised < found.threshold - 1e-9).sum()
-    assert lost <= rejected * len(recognised) < lost + 1  # and no threshold could be higher
+@given(seed=seeds, unknown=st.booleans(), rejected=st.sampled_from([0.0, REJECTED_SHARE, 0.02, 0.1]))
+def test_rejection_loses_few_recognised_keywords_and_no_accuracy(seed: int, unknown: bool, rejected: float) -> None:
+    labels = LABELS if unknown else LABELS[:-1]
+    logits, truth = outcomes(seed, labels=len(labels))
+    found = calibrate(logits, truth, labels, rejected)
+    plain, careful = (answers(logits, labels, c) for c in (Calibration(found.temperature), found))
+    recognised = (plain == truth) & (truth < 3)
+    assert (recognised & (careful != truth)).sum() <= rejected * recognised.sum()
+    assert (careful == truth).sum() >= (plain == truth).sum()
+    changed = careful != plain
+    assert (plain[changed] < 3).all() and (careful[changed] == (4 if unknown else -1)).all()
+    if rejected == 0:  # the highest one that loses nothing
+        assert found.threshold == certainty(logits, labels, found.temperature)[recognised].min()
+
+
+@quickly
+@given(seed=seeds, temperature=st.floats(0.1, 10))
+def test_the_certainty_of_a_keyword_is_its_odds_against_unknown(seed: int, temperature: float) -> None:
+    logits, _ = outcomes(seed)
+    margin = (logits.max(axis=1) - logits[:, LABELS.index(UNKNOWN)]) / temperature
+    assert certainty(logits, LABELS, temperature) == pytest.approx(scipy.special.expit(margin), abs=1e-5)
+    others = logits.copy()
+    others[:, LABELS.index(SILENCE)] = -50.0  # what the other labels have plays no part
+    same = logits.argmax(axis=1) != LABELS.index(SILENCE)
+    assert certainty(others, LABELS, temperature)[same] == pytest.approx(
+        certainty(logits, LABELS, temperature)[same], abs=1e-6
+    )
+
+
+@quickly
+@given(seed=seeds)
+def test_without_unknown_the_certainty_is_the_probability(seed: int) -> None:
+    logits, _ = outcomes(seed)
+    assert (certainty(logits, ["a", "b", "c", "d", "e"], 2.0) == probabilities(logits / 2).max(axis=1)).all()
 
 
 def test_where_no_keyword_is_recognised_nothing_is_rejected() -> None:
     logits = np.array([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]], dtype=np.float32)
-    assert calibrate(logits, np.array([1, 2]), 2).threshold == 0.0
+    assert calibrate(logits, np.array([1, 2]), ["yes", "no", UNKNOWN]).threshold == 0.0

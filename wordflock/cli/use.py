@@ -44,7 +44,10 @@ def predict(
     *,
     encoder: Annotated[str, Parameter(help="Where to find the head's encoder, if not where it was in training.")] = "",
     threshold: Annotated[
-        float | None, Parameter(help="Confidence below which a keyword is _unknown_. (default: the checkpoint's)")
+        float | None,
+        Parameter(
+            help="Probability, against _unknown_ alone, below which a keyword is _unknown_. (default: the checkpoint's)"
+        ),
     ] = None,
     top: Annotated[int, Parameter(help="Print the K most probable labels as well.", converter=whole_number)] = 0,
     raw: Annotated[

@@ -12,7 +12,7 @@ from wordflock.data.task import SILENCE, UNKNOWN
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
-REJECTED_SHARE = 0.01  # of the clips whose keyword is recognised
+REJECTED_SHARE = 0.0025  # of the clips whose keyword is recognised, at most
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,46 @@ class Calibration:
     """How a head's logits become confidences and predictions."""
 
     temperature: float = 1.0  # logits are divided by it before they become probabilities
-    threshold: float = 0.0  # a keyword with a lower confidence is rejected: it becomes `_unknown_`
+    threshold: float = 0.0  # a keyword with a lower `certainty` is rejected: it becomes `_unknown_`
     # By keyword, the mean probability from which on it counts as heard in a stream; chosen by evaluate-stream.
     stream_thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def calibrate(
-    logits: NDArray[np.float32], targets: NDArray[np.int64], keywords: int, rejected: float = REJECTED_SHARE
+    logits: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    labels: Sequence[str],
+    rejected: float = REJECTED_SHARE,
 ) -> Calibration:
-    """The calibration for logits of shape (clips, labels), the first `keywords` labels being keywords.
+    """The calibration for logits of shape (clips, labels) and the true labels' indices, shape (clips,).
 
     The temperature minimises the cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is the highest that
-    rejects at most the share `rejected` of the correctly recognised keywords; 0 where none is recognised.
+    rejects at most the share `rejected` of the correctly recognised keywords, and leaves no fewer of the clips right
+    than without it; 0 where no keyword is recognised.
     """
     temperature = _temperature(logits, targets)
-    probability, best = probabilities(logits / temperature), logits.argmax(axis=1)
-    confidences = np.sort(probability[np.arange(len(targets)), best][(best == targets) & (targets < keywords)])
-    return Calibration(temperature, float(confidences[int(len(confidences) * rejected)]) if len(confidences) else 0.0)
+    sure, best = certainty(logits, labels, temperature), logits.argmax(axis=1)
+    unknown = labels.index(UNKNOWN) if UNKNOWN in labels else -1
+    keyword = np.array([label not in (SILENCE, UNKNOWN) for label in labels])[best]
+    recognised = np.sort(sure[keyword & (best == targets)])
+    corrected = np.sort(sure[keyword & (targets == unknown)])
+    for place in range(int(len(recognised) * rejected), -1, -1) if len(recognised) else ():
+        threshold = recognised[place]
+        if np.searchsorted(corrected, threshold) >= np.searchsorted(recognised, threshold):
+            return Calibration(temperature, float(threshold))
+    return Calibration(temperature)
+
+
+def certainty(logits: NDArray[np.float32], labels: Sequence[str], temperature: float) -> NDArray[np.float64]:
+    """How sure a head is of the label with the highest logit, from 0 to 1, shape (clips,): what a threshold applies to.
+
+    Its probability against `_unknown_` alone, softmax over these two logits, for what another keyword may be says
+    little about whether a word is a keyword: at the same loss of keywords this rejects more words never heard than the
+    probability among all labels does (benchmarks/RESULTS.md). That probability in a task without `_unknown_`.
+    """
+    likely = probabilities(logits / np.float32(temperature))
+    top: NDArray[np.float64] = likely.max(axis=1)
+    return top / (top + likely[:, labels.index(UNKNOWN)] if UNKNOWN in labels else 1.0)
 
 
 def _temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
@@ -58,11 +81,11 @@ def decide(
 ) -> tuple[list[str], NDArray[np.float64]]:
     """The predicted label of each clip, and its confidence, the probability of the most probable label.
 
-    A keyword with a confidence below the threshold is rejected: its prediction is `_unknown_`.
+    A keyword with a `certainty` below the threshold is rejected: its prediction is `_unknown_`.
     """
-    probability = probabilities(logits / np.float32(calibration.temperature))
-    best, confidences = [labels[index] for index in probability.argmax(axis=1)], probability.max(axis=1)
-    accepted = confidences >= calibration.threshold
+    best = [labels[index] for index in logits.argmax(axis=1)]
+    confidences = probabilities(logits / np.float32(calibration.temperature)).max(axis=1)
+    accepted = certainty(logits, labels, calibration.temperature) >= calibration.threshold
     predictions = [label if yes or label == SILENCE else UNKNOWN for label, yes in zip(best, accepted, strict=True)]
     return predictions, confidences
 
