@@ -90,7 +90,7 @@ def gate(listener: Listener, given: argparse.Namespace) -> Iterator[str]:
         same += found[0] == found[1]
         events += len(found[1])
     share = asked[0] / max(asked[1], 1)
-    yield f"gate: the same events in {same} of {len(chosen)} streams ({events} events), {share:.3f} of the windows asked"
+    yield f"gate: the same events in {same} of {len(chosen)} streams ({events} events), {share:.3f} of windows asked"
 
 
 if __name__ == "__main__":
