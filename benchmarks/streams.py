@@ -1,13 +1,14 @@
 """What a detector of a run costs, and what its gate and its precision change, on real sound.
 
-    python -m benchmarks.streams RUN --positives speech_commands_mini.tar --negatives TALK [--clips 80]
+    python -m benchmarks.streams RUN --positives speech_commands_mini.tar --negatives TALK [--step 8]
 
-Misses and false alarms are what `wordflock evaluate-stream` prints.
+Of several runs with features of one kind: misses against false alarms on the same streams, the encoder's work shared.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import time
 from collections.abc import Iterator
@@ -15,15 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.encoder.onnx_encoder import build_onnx_encoder
+from wordflock.encoder.spec import weights_for
 from wordflock.errors import WordflockError
-from wordflock.head.checkpoint import load_checkpoint
+from wordflock.head.calibration import probabilities
+from wordflock.head.checkpoint import Checkpoint, load_checkpoint
+from wordflock.head.numpy_head import logits
 from wordflock.runs import find_checkpoint, find_run, read_config
 from wordflock.settings import Settings, default_cache
 from wordflock.spotting.detector import Detector
 from wordflock.spotting.export import compare_precisions
-from wordflock.spotting.listener import Listener, open_listener
+from wordflock.spotting.listener import Listener, keyword_places, listener_of, open_listener
+from wordflock.spotting.stream_evaluation import RATIOS, halves
+from wordflock.spotting.stream_score import Rate, Trace, choose_thresholds, det_curve, score, trace
 from wordflock.spotting.streams import Samples, negative_recordings, placed, positive_clips, recorded
 
 SECONDS = 60  # of each kind of sound whose load is measured
@@ -31,26 +39,85 @@ SECONDS = 60  # of each kind of sound whose load is measured
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run")
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--target", type=float, default=1.0)
     parser.add_argument("--positives", required=True)
     parser.add_argument("--negatives", required=True)
-    parser.add_argument("--clips", type=int, default=80)
+    parser.add_argument("--step", type=int, default=8, help="every so many clips are placed in a stream")
     parser.add_argument("--cache", type=Path, default=default_cache())
     given = parser.parse_args()
+    if len(given.runs) > 1:
+        compare(given)
+        return
+    (run,) = given.runs
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    listener = open_listener(given.run)
+    listener = open_listener(run)
     for line in (*load(listener, talk(given.negatives, given.cache)), *gate(listener, given)):
         print(line, flush=True)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"peak memory of detector and sound above what was imported: {used / 1024:.0f} MB", flush=True)
-    checkpoint = load_checkpoint(find_checkpoint(given.run))
-    settings = Settings.from_config(read_config(find_run(given.run)))
+    checkpoint = load_checkpoint(find_checkpoint(run))
+    settings = Settings.from_config(read_config(find_run(run)))
     for precision in ("float16", "int8"):
         try:
-            for one in compare_precisions(checkpoint, given.run, precision, settings):
+            for one in compare_precisions(checkpoint, run, precision, settings):
                 print(f"{one.precision}: accuracy {one.accuracy:.4f} on {one.clips} clips, {one.milliseconds:.1f} ms")
         except WordflockError as error:
             print(error)
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Misses against false alarms of several heads."""
+    checkpoints = {run: load_checkpoint(find_checkpoint(run)) for run in given.runs}
+    if len({checkpoint.spec.kind for checkpoint in checkpoints.values()}) > 1:
+        raise WordflockError("The heads have features of several kinds; compare those of one kind.")
+    for run, traces in traces_of(checkpoints, given).items():
+        print(run)
+        for line in misses_and_alarms(traces, listener_of(checkpoints[run], run), given.target):
+            print(f"  {line}", flush=True)
+
+
+def traces_of(checkpoints: dict[str, Checkpoint], given: argparse.Namespace) -> dict[str, list[Trace]]:
+    """What each head hears in the same streams, without the gate; the encoder hears each stream once for all."""
+    some_run, checkpoint = next(iter(checkpoints.items()))
+    encoder, listener = build_onnx_encoder(checkpoint.spec, *weights_for(checkpoint.spec)), open_listener(some_run)
+    features = list[Samples]()
+
+    def ask(log_mel: Samples) -> NDArray[np.float64]:
+        features.append(encoder.session.run(None, {"log_mel": log_mel})[0][0])
+        return np.zeros(len(listener.keywords))
+
+    clips = positive_clips(given.positives, listener.keywords, "test", given.cache)[:: given.step]
+    traces: dict[str, list[Trace]] = {run: [] for run in checkpoints}
+    for stream in itertools.chain(placed(clips, RATIOS), recorded(negative_recordings(given.negatives, given.cache))):
+        features.clear()
+        heard = trace(replace(listener, ask=ask), stream, gate=False)
+        for run, head in checkpoints.items():
+            scores = logits(head.head_kind, head.weights, np.stack(features), head.projection)
+            shares = probabilities(scores / np.float32(head.calibration.temperature))
+            traces[run].append(replace(heard, probabilities=shares[:, keyword_places(head.labels)[0]]))
+    return traces
+
+
+def misses_and_alarms(traces: list[Trace], listener: Listener, target: float) -> Iterator[str]:
+    """Thresholds of one half on the other; then one threshold for all keywords, on all streams."""
+    words, others = ([one for one in traces if bool(one.stream.word) is wanted] for wanted in (True, False))
+    choosing, rest = halves(words, others)
+    rule = replace(listener.rule, thresholds=choose_thresholds(choosing, listener, listener.rule, target))
+    scored = score(rest, listener, rule)
+    yield f"thresholds of one half, for {target:g}/h, on the other: {_said(scored.misses, scored.false_alarms)}"
+    yield f"latency {scored.latency[0]:.2f} s, 95th percentile {scored.latency[1]:.2f} s"
+    curve = det_curve(traces, listener, listener.rule)
+    for most in (0.02, 0.05, 0.1, 0.2):
+        for threshold, misses, alarms in [point for point in curve if point[1].value <= most][-1:]:
+            yield f"one threshold for all, {threshold:.3f}: {_said(misses, alarms)}"
+
+
+def _said(misses: Rate, alarms: Rate) -> str:
+    return (
+        f"misses {100 * misses.value:.1f}% [{100 * misses.low:.1f}, {100 * misses.high:.1f}] of {misses.of:.0f}, "
+        f"{alarms.count} alarms in {alarms.of:.2f} h: {alarms.value:.1f}/h [{alarms.low:.1f}, {alarms.high:.1f}]"
+    )
 
 
 def talk(source: str, cache: Path) -> Samples:
@@ -75,14 +142,13 @@ def load(listener: Listener, speech: Samples) -> Iterator[str]:
 
 def gate(listener: Listener, given: argparse.Namespace) -> Iterator[str]:
     """Whether clips placed in noise give the same events with and without the gate."""
-    clips = positive_clips(given.positives, listener.keywords, "test", given.cache)
-    chosen, asked = clips[:: max(1, len(clips) // given.clips)], [0, 0]
+    chosen, asked = positive_clips(given.positives, listener.keywords, "test", given.cache)[:: given.step], [0, 0]
     same = events = 0
-    for stream in placed(chosen, (30.0, 10.0)):
+    for stream in placed(chosen, RATIOS):
         found = []
         for place, gated in enumerate((True, False)):
 
-            def ask(log_mel: Samples, place: int = place) -> np.ndarray:  # type: ignore[type-arg]
+            def ask(log_mel: Samples, place: int = place) -> NDArray[np.float64]:
                 asked[place] += 1
                 return listener.ask(log_mel)
 
