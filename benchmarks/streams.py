@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,11 +30,12 @@ from wordflock.head.numpy_head import logits
 from wordflock.runs import find_checkpoint, find_run, read_config
 from wordflock.settings import Settings, default_cache
 from wordflock.spotting.detector import Detector
-from wordflock.spotting.export import compare_precisions
+from wordflock.spotting.export import compare_precisions, export
 from wordflock.spotting.listener import Listener, keyword_places, listener_of, open_listener
 from wordflock.spotting.stream_evaluation import RATIOS, halves
 from wordflock.spotting.stream_score import Rate, Trace, choose_thresholds, det_curve, score, trace
-from wordflock.spotting.streams import Samples, negative_recordings, placed, positive_clips, recorded
+from wordflock.spotting.streams import AROUND, Samples, negative_recordings, placed, positive_clips, recorded
+from wordflock.spotting.windows import FLOOR_SECONDS
 
 SECONDS = 60  # of each kind of sound whose load is measured
 
@@ -64,6 +67,10 @@ def main() -> None:
                 print(f"{one.precision}: accuracy {one.accuracy:.4f} on {one.clips} clips, {one.milliseconds:.1f} ms")
         except WordflockError as error:
             print(error)
+    with tempfile.TemporaryDirectory() as folder:
+        small = open_listener(export(checkpoint, run, Path(folder), "int8"))
+        for line in load(small, talk(given.negatives, given.cache)):
+            print(f"int8: {line}", flush=True)
 
 
 def compare(given: argparse.Namespace) -> None:
@@ -145,6 +152,8 @@ def gate(listener: Listener, given: argparse.Namespace) -> Iterator[str]:
     chosen, asked = positive_clips(given.positives, listener.keywords, "test", given.cache)[:: given.step], [0, 0]
     same = events = 0
     for stream in placed(chosen, RATIOS):
+        # The noise before the word for longer than the gate looks back, else it asks about every window.
+        noise = np.tile(stream.sound[: round(AROUND * SAMPLE_RATE)], math.ceil(2 * FLOOR_SECONDS / AROUND))
         found = []
         for place, gated in enumerate((True, False)):
 
@@ -152,7 +161,7 @@ def gate(listener: Listener, given: argparse.Namespace) -> Iterator[str]:
                 asked[place] += 1
                 return listener.ask(log_mel)
 
-            found.append(list(Detector(replace(listener, ask=ask), gate=gated).stream([stream.sound])))
+            found.append(list(Detector(replace(listener, ask=ask), gate=gated).stream([noise, stream.sound])))
         same += found[0] == found[1]
         events += len(found[1])
     share = asked[0] / max(asked[1], 1)
