@@ -57,6 +57,9 @@ def test_a_supernode_that_takes_its_time_is_no_server_that_does_not_answer(capsy
     ("why", "turned_away"),
     [
         ("Client error '401 Unauthorized' for url 'https://server:8000/v1/fleet/activate-node'", True),
+        ("[code: 2001] SuperNode registration is disabled.", True),
+        ("[code: 2004] Failed to activate SuperNode.", True),
+        ("[code: 2003] The heartbeat interval is out of range.", False),
         ("Client error '404 Not Found' for url 'http://server:8000/v1/fleet/register-node'", False),
         ("Using SOCKS proxy, but the 'socksio' package is not installed.", False),
         ("[Errno 111] Connection refused", False),

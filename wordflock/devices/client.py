@@ -20,7 +20,8 @@ from wordflock.settings import resolved_paths
 
 POLL_INTERVAL = 0.2  # seconds between two looks at what the SuperNode does
 INITIAL_PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds between two tries to reach the server
-NOT_LET_IN = r"'40[13] |\[code: 40[13]\d*\]|(?i:unauthenticated|permission denied)"  # in a SuperNode's log
+# What a SuperNode logs when it may not register or is not known, by HTTP's status or Flower's ApiErrorCode.
+NOT_LET_IN = r"'40[13] |\[code: 200[14]\]"
 MAX_LOG_BYTES = 5_000_000  # bytes, for the sake of the SD card
 
 
