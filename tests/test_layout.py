@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "wordflock"
 # From the top down; modules of one line may import each other.
 WINGS = (
-    ("quiet", "errors", "files", "randomness", "progress", "options", "head.kinds", "settings", "federation_settings"),
+    (
+        "quiet",
+        "errors",
+        "files",
+        "arrays",
+        "randomness",
+        "progress",
+        "options",
+        "head.kinds",
+        "settings",
+        "federation_settings",
+    ),
     ("audio",),
     ("data",),
     ("encoder",),

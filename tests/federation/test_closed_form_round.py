@@ -155,7 +155,8 @@ def test_a_late_client_brings_a_new_word(tmp_path, play):
     seen = [label for label in range(len(labels)) if labels[label] != "no"]
     for place, member in enumerate(first):
         mine = member.train.select(np.flatnonzero(np.isin(member.train.labels, seen)))
-        first[place] = replace(member, train=replace(mine, labels=np.searchsorted(seen, mine.labels)), labels=known)
+        train, nothing = replace(mine, labels=np.searchsorted(seen, mine.labels)), member.holdout.select(np.arange(0))
+        first[place] = replace(member, train=train, holdout=nothing, labels=known)
     task = federation.prepared.task
     federation.members[:] = first
     object.__setattr__(federation.prepared, "task", Task.of_labels(known))

@@ -1,6 +1,7 @@
 """Secure sums: the total and nothing else, whoever drops out and whoever lies."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from made_up import FRAMES, LABELS, WIDTH
 
 from wordflock.errors import WordflockError
 from wordflock.federation import client_app
-from wordflock.federation.costs import Costs
+from wordflock.federation.asking import Conversation
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import content, task_record, weights_of
 from wordflock.federation.roster import Client
@@ -57,21 +58,12 @@ def application(vectors, before=lambda stage, number: None, after=lambda stage, 
 
 
 def total_of(vectors, **events):
-    problems = []
     with in_process_grid(application(vectors, **events), len(vectors), {}, 1) as grid:
         clients = [Client(n, n + 2, 1, 0, 0.0, "", "") for n in range(len(vectors))]
-        request = RecordDict({"config": ConfigRecord({})})
-        came = secure_total(
-            grid,
-            clients,
-            "any",
-            request,
-            LENGTH,
-            60.0,
-            lambda client, problem: problems.append((client.number, problem)),
-            Costs(),
-        )
-    return came.total, [client.number for client in came.clients], problems
+        conversation = Conversation(grid, None, FederationSettings(round_timeout=60.0), "test")
+        total, among = secure_total(conversation, clients, "any", RecordDict({"config": ConfigRecord({})}), LENGTH)
+    problems = [re.fullmatch(r"client (\d+) (.*)", problem).groups() for problem in conversation.problems]
+    return total, [client.number for client in among], [(int(number), problem) for number, problem in problems]
 
 
 def vectors_of(clients: int, seed: int = 0):

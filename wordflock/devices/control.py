@@ -18,6 +18,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
+from wordflock import __version__
 from wordflock.devices.flower import COMPONENTS, SECRET_HEADER
 from wordflock.devices.processes import without_proxies
 from wordflock.errors import WordflockError
@@ -81,7 +82,7 @@ class Control:
         The program sent holds names of modules and the settings, and no code.
         """
         project = {
-            "project": {"name": "wordflock", "version": "0.1.0", "description": "", "dependencies": []},
+            "project": {"name": "wordflock", "version": __version__, "description": "", "dependencies": []},
             "tool": {
                 "flwr": {
                     "app": {"publisher": "wordflock", "components": COMPONENTS, "config": settings.as_config()},

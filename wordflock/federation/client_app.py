@@ -1,4 +1,4 @@
-"""What a client does: train the head on its own clips, and score it on those it held back.
+"""What a client does: train the head on its own clips, and score it on its holdout.
 
 The server names the round and sends the head; all else the client knows from the run's configuration, its own clips
 and its number. A round's result depends on these alone, whichever engine or process runs it.
@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
+from wordflock.arrays import flatten
 from wordflock.encoder.processor import processor_name
 from wordflock.errors import WordflockError
 from wordflock.federation.device import load_device
@@ -34,7 +35,6 @@ from wordflock.federation.messages import (
     weights_of,
 )
 from wordflock.federation.secure import client as secure_client
-from wordflock.federation.secure.masking import flatten
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import overwrite, own_weights
@@ -48,13 +48,13 @@ from wordflock.randomness import numpy_generator
 
 DEVICE = "wordflock-device"  # in a real device's node configuration: the file that says where its clips are
 
-SECURE = ("train.keys", "train.shares", "train.masked", "train.unmask")  # the messages of a secure sum
+SECURE = ("train.keys", "train.shares", "train.masked", "train.unmask")  # the messages of secure aggregation
 
 _thread = threading.local()
 
 
 def measured(message: Message, context: Context, answer: ClientAppCallable) -> Message:
-    """Every answer says what it cost. That hangs on the processor and the number of clips, which the server knows."""
+    """Every answer says what it cost. It depends on the processor and the number of clips, which the server knows."""
     started = time.perf_counter()
     reply = answer(message, context)
     add_metrics(reply, seconds=time.perf_counter() - started, peak_memory=_peak_memory())
@@ -135,29 +135,29 @@ def _trained(
 
 
 @app.train("scale")
-def moments(message: Message, context: Context) -> Message:
-    """The moments of what the head's last layer sees of the clips: the first half of the exact strategy."""
+def scale_statistics(message: Message, context: Context) -> Message:
+    """The statistics of the scale of what the head's last layer sees: the first message of the closed form."""
     member, settings = _who(message, context)
-    return Message(content(_moments(message, member, settings).packed()), reply_to=message)
+    return Message(content(_scale_statistics(message, member, settings).packed()), reply_to=message)
 
 
 @app.train("statistics")
-def sums(message: Message, context: Context) -> Message:
-    """The sums over the clips, standardised as the server says: the second half of the exact strategy."""
+def statistics(message: Message, context: Context) -> Message:
+    """The statistics of the clips, standardised by the server's scale: the second message of the closed form."""
     member, settings = _who(message, context)
-    return Message(content(_sums(message, member, settings).packed(settings.statistics_dtype)), reply_to=message)
+    return Message(content(_statistics(message, member, settings).packed(settings.statistics_dtype)), reply_to=message)
 
 
 @app.train("private")
 def private(message: Message, context: Context) -> Message:
-    """The bounded sums over the clips, or before there is a centre its part of that; the server adds noise to them."""
+    """The bounded statistics of the clips, or the part of the centre while there is none; the server adds noise."""
     member, settings = _who(message, context)
     return Message(content({"private": _private(message, member, settings)}), reply_to=message)
 
 
 @app.train("keys")
 def keys(message: Message, context: Context) -> Message:
-    """The first of four messages of a secure sum: this client's public keys."""
+    """The first of four messages of secure aggregation: this client's public keys."""
     return secure_client.make_keys(message, context)
 
 
@@ -169,14 +169,14 @@ def shares(message: Message, context: Context) -> Message:
 
 @app.train("masked")
 def masked(message: Message, context: Context) -> Message:
-    """The third: what the server would get without secure sums, masked."""
+    """The third: what the server would get without secure aggregation, masked."""
     member, settings = _who(message, context)
     match message.content.config_records["secure"]["what"]:
         case "scale":
-            vector = flatten(_moments(message, member, settings).packed())
+            vector = flatten(_scale_statistics(message, member, settings).packed())
         case "statistics":
-            sums = _sums(message, member, settings)
-            vector = flatten({"triangle": sums.triangle, "cross": sums.cross, "counts": sums.counts})
+            own = _statistics(message, member, settings)
+            vector = flatten({"triangle": own.triangle, "cross": own.cross, "counts": own.counts})
         case "private":
             vector = _private(message, member, settings)
         case "train":
@@ -185,19 +185,19 @@ def masked(message: Message, context: Context) -> Message:
             update = {name: (weights[name].astype(np.float64) - received[name]) * clips for name in received}
             vector = np.append(flatten(update), [clips, clips * loss])
         case what:
-            raise WordflockError(f"there is no secure sum of {what!r}")
+            raise WordflockError(f"there is no secure total of {what!r}")
     return secure_client.masked(message, context, member.client, vector)
 
 
 @app.train("unmask")
 def unmask(message: Message, context: Context) -> Message:
-    """The last: what takes the masks off the total."""
+    """The last: what removes the masks from the total."""
     return secure_client.unmask(message, context, _who(message, context)[0].client)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the head on the clips held back."""
+    """Score the head on the holdout clips."""
     member, settings = _who(message, context)
     score = evaluate_head(_head(weights_of(message), member, settings), member.holdout, member.labels)
     numbers = content(client=member.client, num_examples=score.clips, accuracy=score.accuracy, loss=score.loss)
@@ -226,12 +226,12 @@ def _settings(config: tuple[tuple[str, bool | float | int | str], ...]) -> Feder
     return FederationSettings.from_config(dict(config))
 
 
-def _moments(message: Message, member: Member, settings: FederationSettings) -> ScaleStatistics:
+def _scale_statistics(message: Message, member: Member, settings: FederationSettings) -> ScaleStatistics:
     z = pool(_untrained(message, member, settings), member.train)
     return ScaleStatistics.of(z, member.train.labels, len(member.labels))
 
 
-def _sums(message: Message, member: Member, settings: FederationSettings) -> Statistics:
+def _statistics(message: Message, member: Member, settings: FederationSettings) -> Statistics:
     z = pool(_untrained(message, member, settings), member.train)
     return Statistics.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
 
@@ -245,7 +245,7 @@ def _private(message: Message, member: Member, settings: FederationSettings) -> 
 
 
 def _untrained(message: Message, member: Member, settings: FederationSettings) -> Head:
-    """The head in a request for sums. A client with too few clips sends none: sums over them would give them away."""
+    """The head in a request for statistics. A client with too few clips sends none: they would reveal the clips."""
     if len(member.train) < settings.min_clips:
         raise WordflockError(f"{len(member.train)} clips are fewer than --min-clips {settings.min_clips}")
     arrays = weights_of(message)

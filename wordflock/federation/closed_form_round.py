@@ -1,38 +1,42 @@
-"""One round, closed form: clients send sums, and the server solves the head's last layer as if it had all clips.
+"""One round in closed form: clients send statistics, the server solves the last layer as if it had all clips.
 
-Two messages a client: moments first (a few numbers a coordinate), from which the server makes the scale that all
-standardise by, then the sums. Both are added as they come, some clients at a time, so that the server never holds more
-than a few clients' sums, whatever their number.
+Two messages a client: first the statistics of the scale (a few numbers a coordinate), from which the server makes the
+scale that all standardise by, then those that the layer is solved from. The latter are added as they come, some clients
+at a time: the server never holds more than a few clients' Gram matrices, whatever their number.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
-from wordflock.federation.asking import ask
-from wordflock.federation.costs import Costs
-from wordflock.federation.messages import content, task_record, weights_of
+from wordflock.federation.asking import Conversation
+from wordflock.federation.checks import (
+    check_counts,
+    check_scale_statistics,
+    check_semidefinite,
+    check_statistics,
+    unlike_others,
+)
+from wordflock.federation.messages import weights_of
 from wordflock.federation.roster import Client, Roster
-from wordflock.federation.secure.masking import unflatten
-from wordflock.federation.secure.server import secure_total
-from wordflock.federation_settings import FederationSettings
+from wordflock.federation.totals import Arrays, total_of
+from wordflock.federation.wire import MalformedMessage
+from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics, add_labels, solve
 from wordflock.head.torch_head import Head
-from wordflock.progress import report
 from wordflock.revise import earlier
 from wordflock.runs import find_run
 
-Added = TypeVar("Added", ScaleStatistics, Statistics)
+Kind = TypeVar("Kind", ScaleStatistics, Statistics)
+Keep = Callable[[int, Statistics], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ClosedFormRound:
     scale: Scale
     total: Statistics
     problems: list[str]
-    costs: list[dict[str, Any]]  # of the clients whose sums they are
+    costs: list[dict[str, Any]]  # of the clients whose statistics they are
 
 
 def closed_form_round(
@@ -51,91 +55,124 @@ def closed_form_round(
     roster: Roster,
     settings: FederationSettings,
     head: Head,
-    keep: Callable[[int, Statistics], None] = lambda client, sums: None,
+    keep: Keep = lambda client, statistics: None,
 ) -> ClosedFormRound:
-    """Ask all clients for moments, then for sums, and solve the last layer of the head. `keep` gets each client's sums.
+    """Ask all clients for the statistics of the scale, then for the others, and solve the last layer of the head.
 
-    With --add-to or --take-from the scale is that of the earlier run, and the sums are added to its or taken from it.
-    Raises WordflockError where fewer than --min-replies clients answer well.
+    `keep` gets each client's statistics. With --add-to or --take-from the scale is that of the earlier run, and the
+    statistics are added to its or taken from it. Raises WordflockError where fewer than --min-replies clients answer
+    well.
     """
-    asking = _Asking(grid, roster, settings, head)
     prepared, changed = roster.prepared, settings.add_to or settings.take_from
-    eligible = [roster.clients[number] for number in roster.eligible()]
     before = earlier(find_run(changed), settings, prepared.spec, head) if changed else None
-    moments, clients = asking.total("scale", eligible, {}, ScaleStatistics)
+    clients = [roster.clients[number] for number in roster.eligible()]
+    conversation = Conversation(grid, roster, settings, "closed form")
+    collection = _Collection(conversation, head)
+    scale_total, clients = collection.scale_statistics(clients)
     if before is None:
-        scale = moments.scale()
-        total, clients = asking.total("statistics", clients, scale.packed(), Statistics, keep)
+        scale, kept = scale_total.scale(), None
     else:
-        scale, total = add_labels(before[1], before[2], before[0], prepared.task.labels, moments.counts)
-        sums, clients = asking.total("statistics", clients, scale.packed(), Statistics, keep)
-        total = total - sums if settings.take_from else total + sums
-        if (total.counts < 0.5).any():
+        scale, kept = add_labels(before[1], before[2], before[0], prepared.task.labels, scale_total.counts)
+
+    def combined(sent: Statistics) -> Statistics:
+        total = sent if kept is None else kept - sent if settings.take_from else kept + sent
+        if kept is not None and (total.counts < 0.5).any():
             raise WordflockError(
                 f"Without these clients' clips {changed} would have none left of some label, or had none."
             )
-    return ClosedFormRound(solve(total, scale), scale, total, asking.problems, asking.costs.of(clients))
+        return total
+
+    # That a Gram matrix is positive semidefinite takes longer to check than to make. It is checked at once where
+    # clients are strangers, and in a simulation only where the total cannot be solved.
+    thorough = isinstance(settings, ServerSettings)
+    sent, clients = collection.statistics(clients, scale, keep, thorough=thorough)
+    try:
+        total = combined(sent)
+        solution = solve(total, scale)
+    except WordflockError:
+        if thorough or settings.secure_aggregation:
+            raise
+        sent, clients = collection.statistics(clients, scale, keep, thorough=True)
+        total = combined(sent)
+        solution = solve(total, scale)
+    return ClosedFormRound(solution, scale, total, conversation.problems, conversation.costs.of(clients))
 
 
-class _Asking:
-    """Adds up what clients send, and keeps account of it."""
+class _Collection:
+    """Collects the statistics of one round."""
 
-    def __init__(self, grid: Grid, roster: Roster, settings: FederationSettings, head: Head) -> None:
-        self._grid, self._roster, self._settings = grid, roster, settings
-        self._weights, self._size, self._labels = get_weights(head), head.output.in_features, head.output.out_features
-        self.problems: list[str] = []
-        self.costs = Costs()
+    def __init__(self, conversation: Conversation, head: Head) -> None:
+        self._conversation, self._weights = conversation, get_weights(head)
+        self._size, self._labels = head.output.in_features, head.output.out_features
+        self._scales: dict[int, ScaleStatistics] = {}  # of each client, where they are seen
 
-    def total(
-        self,
-        what: str,
-        clients: Sequence[Client],
-        arrays: dict[str, NDArray[Any]],
-        kind: type[Added],
-        keep: Callable[[int, Added], None] = lambda client, added: None,
-    ) -> tuple[Added, list[Client]]:
-        """The total of what clients send, of `kind`, and whose it is; `keep` gets each one's that is seen."""
-        request = content({**self._weights, **arrays})
-        request["config"] = task_record(self._roster.prepared.task.labels)
-        if self._settings.secure_aggregation:
-            return self._secretly(what, clients, request, kind)
-        shapes = kind.shapes(self._size, self._labels)
-        total = kind(**{name: np.zeros(shape) for name, shape in shapes.items()})
-        summed: list[Client] = []
-        requests = dict.fromkeys(clients, request)
-        for client, reply in ask(self._grid, what, requests, self._settings.round_timeout, self._refuse, self.costs):
-            try:
-                theirs = kind.unpacked(weights_of(reply), self._size, self._labels)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                self._refuse(client, f"sent {what} that are {error}")
-                continue
-            clips = theirs.counts.sum()
-            if clips != client.clips:
-                self._refuse(client, f"sent {what} over {clips:.0f} clips, and introduced itself with {client.clips}")
-                continue
-            total += theirs
-            keep(client.number, theirs)
-            summed.append(client)
-        self._enough(summed)
-        return total, summed
+    def scale_statistics(self, clients: Sequence[Client]) -> tuple[ScaleStatistics, list[Client]]:
+        """The total of the clients' statistics of the scale, and whose they are."""
+        request, shapes = self._conversation.request(self._weights), ScaleStatistics.shapes(self._size, self._labels)
+        if self._conversation.settings.secure_aggregation:
+            arrays, among = total_of(self._conversation, "scale", clients, request, shapes, _unread)
+            total = ScaleStatistics(**arrays)
+            _check_total("scale", lambda: check_scale_statistics(total, _clips(among)))
+            return total, among
 
-    def _secretly(
-        self, what: str, clients: Sequence[Client], request: RecordDict, kind: type[Added]
-    ) -> tuple[Added, list[Client]]:
-        shapes, deadline = kind.shapes(self._size, self._labels), self._settings.round_timeout
-        length = sum(math.prod(shape) for shape in shapes.values())
-        came = secure_total(self._grid, clients, what, request, length, deadline, self._refuse, self.costs)
-        self._enough(came.clients)
-        total = kind(**unflatten(came.total, shapes))
-        if total.counts.sum() != sum(client.clips for client in came.clients):
-            raise WordflockError(f"The total of the {what} counts other clips than its clients have: some client lied.")
-        return total, came.clients
+        def read(client: Client, reply: Message) -> ScaleStatistics:
+            arrays = weights_of(reply)
+            one = _unpacked("statistics of the scale", ScaleStatistics, arrays, self._size, self._labels)
+            check_scale_statistics(one, client.clips)
+            return one
 
-    def _refuse(self, client: Client, problem: str) -> None:
-        self.problems.append(f"client {client} {problem}")
-        report(f"exact: {self.problems[-1]}")
+        sent = dict(self._conversation.ask("scale", dict.fromkeys(clients, request), read))
+        for client in unlike_others(sent):
+            self._conversation.refuse(client, "sent statistics of features on another scale than those of all others")
+            del sent[client]
+        self._conversation.require(list(sent))
+        self._scales = {client.number: one for client, one in sent.items()}
+        total = ScaleStatistics(**{name: np.zeros(shape) for name, shape in shapes.items()})
+        for one in sent.values():
+            total = total + one
+        return total, list(sent)
 
-    def _enough(self, clients: Sequence[Client]) -> None:
-        least = self._settings.min_replies
-        if len(clients) < least:
-            raise WordflockError(f"{len(clients)} clients sent usable sums, and {least} are needed.")
+    def statistics(
+        self, clients: Sequence[Client], scale: Scale, keep: Keep, *, thorough: bool
+    ) -> tuple[Statistics, list[Client]]:
+        """The total of the clients' statistics, and whose they are; `keep` gets each one's that is seen."""
+        request = self._conversation.request({**self._weights, **scale.packed()})
+        shapes = Statistics.shapes(self._size, self._labels)
+
+        def read(client: Client, arrays: Arrays) -> Arrays:
+            one = _unpacked("statistics", Statistics, arrays, self._size, self._labels)
+            dtype = str(arrays["triangle"].dtype)
+            check_statistics(one, client.clips, scale, self._scales[client.number], dtype)
+            if thorough:
+                check_semidefinite(one, dtype)
+            keep(client.number, one)
+            return {"triangle": one.triangle, "cross": one.cross, "counts": one.counts}
+
+        arrays, among = total_of(self._conversation, "statistics", clients, request, shapes, read)
+        total = Statistics(**arrays)
+        if self._conversation.settings.secure_aggregation:
+            _check_total("statistics", lambda: check_counts(total.counts, _clips(among)))
+        return total, among
+
+
+def _clips(clients: Sequence[Client]) -> int:
+    return sum(client.clips for client in clients)
+
+
+def _unread(client: Client, arrays: Arrays) -> Arrays:
+    raise AssertionError("with secure aggregation the server sees no client's statistics")
+
+
+def _check_total(what: str, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except MalformedMessage as error:
+        raise WordflockError(f"The total of the {what} cannot be right, so some client lied: it {error}.") from error
+
+
+def _unpacked(what: str, kind: type[Kind], arrays: Arrays, size: int, labels: int) -> Kind:
+    """Statistics of a kind from the arrays of a message."""
+    try:
+        return kind.unpacked(arrays, size, labels)
+    except ValueError as error:
+        raise MalformedMessage(f"sent {what} that are {error}") from error

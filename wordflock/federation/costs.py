@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from flwr.app import Message
 
 from wordflock.federation.messages import metric, payload_bytes
 from wordflock.federation.roster import Client
+from wordflock.federation.wire import MalformedMessage
 
 
 class Costs:
@@ -45,10 +45,9 @@ def cost_of(client: Client, reply: Message, bytes_up: int, bytes_down: int) -> d
     }
     for name, key in {"seconds": "seconds", "peak_memory": "peak-memory"}.items():
         try:
-            value = metric(reply, key)
-        except (KeyError, TypeError):
-            value = math.nan
-        cost[name] = value if 0 <= value < math.inf else None
+            cost[name] = metric(reply, key)
+        except MalformedMessage:
+            cost[name] = None
     return cost
 
 
@@ -98,7 +97,7 @@ def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(["what each client paid; to train, up and down: by round", *lines])
+    return "\n".join(["client costs; to train, up and down: by round", *lines])
 
 
 def _of_both(one: float | None, other: float | None, kind: Callable[[list[float]], float]) -> float | None:

@@ -1,25 +1,50 @@
-"""What travels between server and clients: a head's weights, a few numbers about them, and a few words."""
+"""What travels between server and clients: a head's weights, a few numbers about them, and a few words.
+
+Everything that a client sends is read here, with the type and the range that it must have; what has not raises
+MalformedMessage, whatever bytes there are.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from functools import lru_cache
-from io import BytesIO
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import SType
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from wordflock.arrays import same_shapes
 from wordflock.federation.packing import pack, packable, unpack
+from wordflock.federation.wire import MalformedMessage, decode, encode, filled
 
 Weights = Mapping[str, NDArray[np.float32]]
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
-Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
 PACKED = "packed"  # the one array of a packed head
-NPY = b"\x93NUMPY\x01\x00"  # how numpy's own format begins, in its version 1.0
+MAX_ARRAYS = 64  # of a message
+
+
+@dataclass(frozen=True)
+class Field:
+    """The type and the range of a number that a client reports."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+
+
+FIELDS = {
+    "client": Field(int, 0, 10**9),
+    "num-examples": Field(int, 0, 10**7),  # clips; a year of speech
+    "holdout": Field(int, 0, 10**7),  # clips
+    "frames": Field(int, 1, 1500),  # of a clip
+    "width": Field(int, 1, 10**5),
+    "encode-seconds": Field(float, 0.0, 1e8),
+    "seconds": Field(float, 0.0, 1e8),
+    "peak-memory": Field(int, 0, 2**50),  # bytes
+    "loss": Field(float, 0.0, 1e6),  # mean cross-entropy of a clip
+    "accuracy": Field(float, 0.0, 1.0),
+}
 
 
 def content(weights: Mapping[str, NDArray[np.number]] | None = None, **metrics: float) -> RecordDict:
@@ -31,18 +56,21 @@ def content(weights: Mapping[str, NDArray[np.number]] | None = None, **metrics: 
         numbers = {
             key.replace("_", "-"): value if type(value) is int else float(value) for key, value in metrics.items()
         }
-        records["metrics"] = _filled(MetricRecord(), numbers)
-    return _filled(RecordDict(), records)
+        records["metrics"] = filled(MetricRecord(), numbers)
+    return filled(RecordDict(), records)
 
 
 def to_record(weights: Mapping[str, NDArray[np.number]]) -> ArrayRecord:
     """Weights as they travel."""
-    return _filled(ArrayRecord(), {name: _encoded(array) for name, array in weights.items()})
+    return filled(ArrayRecord(), {name: encode(array) for name, array in weights.items()})
 
 
-def weights_of(message: Message) -> dict[str, NDArray[np.float32]]:
-    """The weights in a message, read-only. Raises KeyError or ValueError where there are none that can be read."""
-    arrays = {name: _decoded(array) for name, array in _record(message, "arrays", ArrayRecord).items()}
+def weights_of(message: Message) -> dict[str, NDArray[Any]]:
+    """The arrays in a message, read-only. Raises MalformedMessage where there are none that can be read."""
+    record = _record(message, "arrays", ArrayRecord)
+    if len(record) > MAX_ARRAYS:
+        raise MalformedMessage(f"sent {len(record)} arrays")
+    arrays = {name: decode(array) for name, array in record.items()}
     return unpack(arrays[PACKED]) if PACKED in arrays else arrays
 
 
@@ -56,54 +84,9 @@ def pack_head(content: RecordDict) -> None:
     """Pack the weights in it for a journey, if they are those of a head; anything else stays as it is."""
     record = content.get("arrays")
     if isinstance(record, ArrayRecord) and PACKED not in record:
-        arrays = {name: _decoded(array) for name, array in record.items()}
+        arrays = {name: decode(array) for name, array in record.items()}
         if packable(arrays):
             content["arrays"] = to_record({PACKED: pack(arrays)})
-
-
-def _filled(record: Filled, items: Mapping[str, Any]) -> Filled:
-    """An empty record with items that are of the right types: to find that out, it takes 3 µs for each."""
-    vars(record)["_data"].update(items)
-    return record
-
-
-def _encoded(array: NDArray[np.number]) -> Array:
-    """What `Array.from_numpy_ndarray` makes, to the byte, with one copy in place of three: sums are 20 MB a client."""
-    numbers = np.asarray(array, order="C")
-    dtype, header = _written_header(numbers.dtype, numbers.shape)
-    made = Array.__new__(Array)  # its constructor first finds out which of three things it was given: longer than this
-    vars(made).update(dtype=dtype, shape=numbers.shape, stype=SType.NUMPY, data=b"".join((header, numbers.data)))
-    return made
-
-
-@lru_cache
-def _written_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, bytes]:
-    """The type's name, and how the bytes begin."""
-    header = BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, description)
-    return str(dtype), header.getvalue()
-
-
-def _decoded(array: Array) -> NDArray[np.float32]:
-    """What `array.numpy()` returns, without a copy, and without reading a header that was read before."""
-    data = array.data
-    if array.stype != SType.NUMPY or data[:8] != NPY:
-        return array.numpy()
-    end = 10 + int.from_bytes(data[8:10], "little")
-    shape, fortran, dtype, size = _header(data[8:end])
-    if len(data) - end < size:
-        raise ValueError("an array is cut short")
-    return np.ndarray(shape, dtype, data, end, order="F" if fortran else "C")
-
-
-@lru_cache
-def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """The shape, whether columns come first, the type, and how many bytes there must be."""
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(BytesIO(header))
-    if dtype.hasobject:
-        raise ValueError("an array holds objects")
-    return shape, fortran, dtype, math.prod(shape) * dtype.itemsize
 
 
 def float16_delta(trained: Weights, received: Weights) -> dict[str, NDArray[np.float16]]:
@@ -111,21 +94,28 @@ def float16_delta(trained: Weights, received: Weights) -> dict[str, NDArray[np.f
     return {name: (trained[name] - received[name]).astype(np.float16) for name in trained}
 
 
-def apply_delta(head: Weights, weights: Weights) -> Weights:
-    """The head that a half update, if it is one, makes of the `weights` sent out; any other is left as it is."""
-    if any(array.dtype != np.float16 for array in head.values()):
-        return head
-    if {name: array.shape for name, array in head.items()} != {name: array.shape for name, array in weights.items()}:
+def apply_delta(head: Mapping[str, NDArray[Any]], weights: Weights) -> Weights:
+    """The head that a float16 delta, if it is one, makes of the `weights` sent out; any other is left as it is."""
+    if any(array.dtype != np.float16 for array in head.values()) or not same_shapes(head, weights):
         return head
     return {name: (weights[name] + head[name]).astype(np.float32) for name in weights}
 
 
 def metric(message: Message, key: str) -> float:
-    """One of the numbers in a message. Raises KeyError or TypeError where it is missing or no number."""
-    value = _record(message, "metrics", MetricRecord)[key]
-    if isinstance(value, list):
-        raise TypeError(f"{key} is a list")
+    """One of the numbers in a message, within its FIELDS. Raises MalformedMessage for any other value."""
+    field, record = FIELDS[key], _record(message, "metrics", MetricRecord)
+    value = record.get(key)
+    if value is None:
+        raise MalformedMessage(f"sent no {key}")
+    if type(value) is not field.kind or not field.low <= value <= field.high:
+        name = field.kind.__name__
+        raise MalformedMessage(f"sent {key} {printable(value, 40)}, not {name} from {field.low:g} to {field.high:g}")
     return value
+
+
+def whole(message: Message, key: str) -> int:
+    """One of the whole numbers in a message. Raises MalformedMessage as `metric` does."""
+    return int(metric(message, key))
 
 
 def add_metrics(message: Message, **metrics: float) -> None:
@@ -147,17 +137,39 @@ def config_of(message: Message) -> ConfigRecord:
 
 
 def labels_of(message: Message) -> list[str]:
-    """The labels that the server teaches."""
+    """The labels of the server's task."""
     labels = config_of(message)["labels"]
     assert isinstance(labels, list)
     return [str(label) for label in labels]
 
 
-def words_of(message: Message, key: str) -> str:
-    """A text that a client says about itself, without what could garble a terminal; empty where it says none."""
+def text_of(message: Message, key: str) -> str:
+    """A text that a client says about itself, without control characters; empty where it says none."""
     record = message.content.get("about")
     value = record.get(key, "") if isinstance(record, ConfigRecord) else ""
     return printable(value, 80) if isinstance(value, str) else ""
+
+
+def secret_of(message: Message, key: str, most: int) -> bytes:
+    """Bytes of secure aggregation, at most so many. Raises MalformedMessage where there are none or more."""
+    value = _record(message, "secure", ConfigRecord).get(key)
+    if not isinstance(value, bytes) or len(value) > most:
+        raise MalformedMessage(f"sent no {key} of at most {most} bytes")
+    return value
+
+
+def secrets_of(message: Message, numbers: str, key: str, most: int) -> list[tuple[int, bytes]]:
+    """Pairs of a client's number and bytes for it, at most so many each. Raises as `secret_of` does."""
+    record = _record(message, "secure", ConfigRecord)
+    clients, values = record.get(numbers), record.get(key)
+    if not isinstance(clients, list) or not isinstance(values, list) or len(clients) != len(values):
+        raise MalformedMessage(f"sent no {key}")
+    pairs = []
+    for client, value in zip(clients, values, strict=True):
+        if type(client) is not int or not isinstance(value, bytes) or len(value) > most:
+            raise MalformedMessage(f"sent no {key} of at most {most} bytes")
+        pairs.append((client, value))
+    return pairs
 
 
 def failure_of(reply: Message) -> str:
@@ -166,12 +178,12 @@ def failure_of(reply: Message) -> str:
 
 
 def printable(text: object, most: int = 200) -> str:
-    """What came from the network, without what could garble a terminal, and no longer than a line or two."""
-    return "".join(c for c in str(text) if c.isprintable())[:most]
+    """What came from the network, without control characters, and no longer than a line or two."""
+    return "".join(c for c in str(text)[: 10 * most] if c.isprintable())[:most]
 
 
 def payload_bytes(message: Message) -> int:
-    """The size of the weights in a message, and of the keys and shares of a secure sum."""
+    """The size of the weights in a message, and of the keys and shares of secure aggregation."""
     size = 0
     for record in message.content.values():
         if isinstance(record, ArrayRecord):
@@ -184,7 +196,7 @@ def payload_bytes(message: Message) -> int:
 
 def _record(message: Message, name: str, kind: type[Kind]) -> Kind:
     """A record of a message. Flower's `array_records` and so on would copy all there are, for each number read."""
-    record = message.content[name]
+    record = message.content.get(name)
     if not isinstance(record, kind):
-        raise KeyError(name)
+        raise MalformedMessage(f"sent no {name}")
     return record

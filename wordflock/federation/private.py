@@ -15,27 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update, compute_stdv
 from numpy.typing import NDArray
 
-from wordflock.errors import WordflockError
-from wordflock.federation.asking import ask
-from wordflock.federation.costs import Costs
-from wordflock.federation.messages import Weights, content, task_record, weights_of
+from wordflock.federation.asking import Conversation
+from wordflock.federation.messages import Weights
 from wordflock.federation.roster import Client, Roster
-from wordflock.federation.secure.server import secure_total
+from wordflock.federation.totals import Arrays, total_of
+from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import Solution
 from wordflock.head.torch_head import Head
 from wordflock.privacy.accounting import rounds_clip
 from wordflock.privacy.mechanism import PrivateStatistics
-from wordflock.progress import report
 
 Array = NDArray[np.float64]
-_Total = tuple[Array, list[Client]]  # with whose it is
 
 
 @dataclass(frozen=True)
@@ -45,58 +41,43 @@ class PrivateRound:
     solution: Solution
     mechanism: PrivateStatistics
     problems: list[str]
-    costs: list[dict[str, Any]]  # of the clients whose sums they are
+    costs: list[dict[str, Any]]  # of the clients whose statistics they are
 
 
 def private_round(
     grid: Grid, roster: Roster, settings: FederationSettings, head: Head, generator: np.random.Generator | None = None
 ) -> PrivateRound:
-    """Ask all clients for their parts of the centre and then for their bounded sums around it, add noise to both
+    """Ask all clients for their parts of the centre and then for their bounded statistics around it, add noise to both
     totals, and solve the last layer of the head.
 
     `generator` gives the noise; without one it is the operating system's randomness. Raises WordflockError where fewer
     than --min-replies clients answer well.
     """
     mechanism = PrivateStatistics.of(settings, head.output.in_features, head.output.out_features)
-    problems, costs = list[str](), Costs()
-
-    def refuse(client: Client, problem: str) -> None:
-        problems.append(f"client {client} {problem}")
-        report(f"private: {problems[-1]}")
+    conversation = Conversation(grid, roster, settings, "private")
 
     def total(
         arrays: Mapping[str, Array], clients: Sequence[Client], bounded: Callable[[Array], Array], length: int
-    ) -> _Total:
-        request = content({**get_weights(head), **arrays})
-        request["config"] = task_record(roster.prepared.task.labels)
-        if settings.secure_aggregation:
-            came = secure_total(grid, clients, "private", request, length, settings.round_timeout, refuse, costs)
-            _enough(len(came.clients), settings)
-            return came.total, came.clients
-        summed, those = np.zeros(length), []
-        requests: dict[Client, RecordDict] = dict.fromkeys(clients, request)
-        for client, reply in ask(grid, "private", requests, settings.round_timeout, refuse, costs):
-            try:
-                vector = weights_of(reply)["private"].astype(np.float64)
-                if vector.shape != summed.shape or not np.isfinite(vector).all():
-                    raise ValueError("of another shape or not finite")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                refuse(client, f"sent sums that are {error}")
-                continue
-            # By client the bound does not hang on the client's word; by clip it cannot be seen in a sum, and does.
-            summed += bounded(vector)
-            those.append(client)
-        _enough(len(those), settings)
-        return summed, those
+    ) -> tuple[Array, list[Client]]:
+        def read(client: Client, arrays: Arrays) -> Arrays:
+            vector = arrays.get("private")
+            if vector is None or vector.shape != (length,) or not np.isfinite(vector).all():
+                raise MalformedMessage(f"sent statistics that are not {length} finite numbers")
+            # By client the bound does not depend on what the client sends; by clip a total does not show it.
+            return {"private": bounded(vector.astype(np.float64))}
+
+        request = conversation.request({**get_weights(head), **arrays})
+        summed, among = total_of(conversation, "private", clients, request, {"private": (length,)}, read)
+        return summed["private"], among
 
     eligible = [roster.clients[number] for number in roster.eligible()]
     middle, clients = total({}, eligible, mechanism.bounded_middle, mechanism.dimensions)
     units = len(clients) if mechanism.unit == "client" else sum(client.clips for client in clients)
     mechanism = mechanism.centred(middle, units, generator)
     assert mechanism.centre is not None
-    sums, clients = total({"centre": mechanism.centre}, clients, mechanism.bounded, mechanism.length)
-    solution = mechanism.solve(mechanism.noisy(sums, generator))
-    return PrivateRound(solution, mechanism, problems, costs.of(clients))
+    released, clients = total({"centre": mechanism.centre}, clients, mechanism.bounded, mechanism.length)
+    solution = mechanism.solve(mechanism.noisy(released, generator))
+    return PrivateRound(solution, mechanism, conversation.problems, conversation.costs.of(clients))
 
 
 def clipped(head: Weights, weights: Weights, clip: float) -> Weights:
@@ -115,8 +96,3 @@ def noised(mean: Weights, settings: FederationSettings, noise: float, clients: i
     arrays = [array.copy() for array in mean.values()]
     add_gaussian_noise_inplace(arrays, compute_stdv(noise, rounds_clip(settings), clients))
     return dict(zip(mean, arrays, strict=True))
-
-
-def _enough(clients: int, settings: FederationSettings) -> None:
-    if clients < settings.min_replies:
-        raise WordflockError(f"{clients} clients sent usable sums, and {settings.min_replies} are needed.")

@@ -17,7 +17,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from wordflock.errors import WordflockError
-from wordflock.federation.messages import failure_of, metric, printable, task_record, words_of
+from wordflock.federation.messages import failure_of, metric, task_record, text_of, whole
+from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.progress import going_on, report
 from wordflock.randomness import numpy_generator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from wordflock.prepare import Prepared  # which a client, that needs this module too, has no use for
 
 MAX_POLL_INTERVAL = 0.5  # seconds between two looks at what has come in
-PROGRESS_INTERVAL = 0.2  # seconds between two sayings of it in the bar
+PROGRESS_INTERVAL = 0.2  # seconds between two updates of the bar
 REMINDER = 60.0  # seconds of waiting after which a line says what is waited for
 INTRODUCTION = 60.0  # seconds that a node has to say who it is, before it is asked again
 MAX_LISTED = 10  # clients
@@ -59,7 +60,7 @@ class Roster:
     prepared: Prepared
     clients: dict[int, Client] = field(default_factory=dict)  # by number: all that ever introduced themselves
     connected: set[int] = field(default_factory=set)  # nodes
-    stragglers: dict[int, int] = field(default_factory=dict)  # clients to the last round that they owe an answer of
+    stragglers: dict[int, int] = field(default_factory=dict)  # clients to the last round in which they missed a timeout
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
     _turned_away: set[int] = field(default_factory=set)  # nodes
 
@@ -98,7 +99,7 @@ class Roster:
         Raises WordflockError where they do not come within `seconds`.
         """
         clients = f"{least} client{'s' if least > 1 else ''}"
-        for _ in waiting(seconds, lambda: f"for {clients}; connected and able: {self._listed()}"):
+        for _ in waiting(seconds, lambda: f"for {clients}; connected and eligible: {self._listed()}"):
             self.refresh()
             now = time.monotonic()
             # One that lost power may be listed for a minute more; it must not keep all others waiting.
@@ -127,9 +128,9 @@ class Roster:
         )
 
     def candidates(self, number: int, *, holdout: bool = False) -> list[int]:
-        """The clients that those of round `number` are drawn from: all that are able and not late.
+        """The clients that those of round `number` are drawn from: all that are eligible and did not miss a timeout.
 
-        Who owes an answer sits out the rest of that round and the next one, if there are enough others.
+        A client that missed a timeout skips the rest of that round and the next one, if there are enough others.
         """
         eligible = self.eligible(holdout=holdout)
         prompt = [client for client in eligible if self.stragglers.get(client, -2) < number - 1]
@@ -138,7 +139,7 @@ class Roster:
     def sample(
         self, what: str, number: int, *attempt: int, holdout: bool = False, last: Mapping[int, int] | None = None
     ) -> list[int]:
-        """The clients of a round, in rising order: as many as the settings ask for, of those that are able.
+        """The clients of a round, in rising order: as many as the settings ask for, of those that are eligible.
 
         Clients in `last` are drawn only where there are not enough others, those with a lower number there first.
         """
@@ -157,20 +158,20 @@ class Roster:
             return
         try:
             client = Client(
-                number=int(metric(reply, "client")),
+                number=whole(reply, "client"),
                 node=node,
-                clips=int(metric(reply, "num-examples")),
-                holdout=int(metric(reply, "holdout")),
-                encode_seconds=float(metric(reply, "encode-seconds")),
-                processor=words_of(reply, "processor"),
-                name=words_of(reply, "name"),
+                clips=whole(reply, "num-examples"),
+                holdout=whole(reply, "holdout"),
+                encode_seconds=metric(reply, "encode-seconds"),
+                processor=text_of(reply, "processor"),
+                name=text_of(reply, "name"),
             )
-            shape = (int(metric(reply, "frames")), int(metric(reply, "width")))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            shape = (whole(reply, "frames"), whole(reply, "width"))
+        except MalformedMessage as error:
             self._turned_away.add(node)
-            report(f"a client was turned away, for what it says of itself makes no sense ({printable(repr(error))})")
+            report(f"a client was turned away, for it {error} in its introduction")
             return
-        features, spec = words_of(reply, "features"), self.prepared.spec
+        features, spec = text_of(reply, "features"), self.prepared.spec
         if features != spec.kind or shape != self.prepared.features["train"].array.shape[1:]:
             self._turned_away.add(node)
             pooling = f"--frame-pooling {spec.frame_pooling}" + f" --head {self.settings.head}" * spec.pooled
@@ -181,7 +182,7 @@ class Roster:
             return
         before = self.clients.get(client.number)
         if before is not None and before.node in self.connected:
-            report(f"client {client} connected anew; its earlier connection counts no more")
+            report(f"client {client} connected again; its earlier connection is ignored")
             self._turned_away.add(before.node)
         self.clients[client.number] = client
         if self._devices:
@@ -224,10 +225,10 @@ def replies_to(
     at_a_time = at_a_time or len(messages)
     nodes = [message.metadata.dst_node_id for message in messages]
     missing: set[str] = set()  # messages without a reply
-    unheard = dict.fromkeys(nodes)
+    missing_nodes = dict.fromkeys(nodes)
     early: dict[int, Message] = {}  # replies that have others to wait for, by node
     sent = yielded = 0
-    for moved in waiting(seconds, lambda: what(list(unheard))):
+    for progressed in waiting(seconds, lambda: what(list(missing_nodes))):
         ahead = messages[sent : yielded + at_a_time]
         missing.update(grid.push_messages(ahead))
         sent += len(ahead)
@@ -235,9 +236,9 @@ def replies_to(
             if reply.metadata.reply_to_message_id in missing:  # of two replies to one message the second is nobody's
                 missing.remove(reply.metadata.reply_to_message_id)
                 # By its own sender: Flower does not number messages in the order in which it was given them.
-                unheard.pop(reply.metadata.src_node_id, None)
+                missing_nodes.pop(reply.metadata.src_node_id, None)
                 early[reply.metadata.src_node_id] = reply
-                moved()
+                progressed()
             # Before the next is looked for, which a grid may make only then.
             while yielded < len(nodes) and nodes[yielded] in early:
                 yield early.pop(nodes[yielded])
@@ -253,20 +254,20 @@ def waiting(seconds: float, what: Callable[[], str]) -> Iterator[Callable[[], No
     Yields what is to be called when something has come, after which more is looked for at once.
     """
     started = said = last = time.monotonic()
-    told = -math.inf
+    shown = -math.inf
 
-    def moved() -> None:
+    def progressed() -> None:
         nonlocal last
         last = time.monotonic()
 
     while True:
         before = last
-        yield moved
+        yield progressed
         now = time.monotonic()
         if now - started >= seconds:
             return
-        if now - told >= PROGRESS_INTERVAL:
-            told = now
+        if now - shown >= PROGRESS_INTERVAL:
+            shown = now
             going_on(f"waiting {what()}")
         if now - said >= REMINDER:
             said = now

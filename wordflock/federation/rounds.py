@@ -1,46 +1,40 @@
 """The rounds of a federation: what is asked of the clients, how it is checked, and what is made of it.
 
-Three kinds: clients train and a strategy averages their heads, in the open or as a secure sum; or clients send sums
-once, and the last layer is solved from them.
+Three kinds: clients train and a strategy averages their heads, in the open or with secure aggregation; or clients send
+statistics once, and the last layer is solved from them.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MessageType
+from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
+from wordflock.arrays import same_shapes, shapes_of, unflatten
 from wordflock.errors import WordflockError
+from wordflock.federation.asking import Conversation
 from wordflock.federation.closed_form_round import closed_form_round
-from wordflock.federation.costs import Costs, cost_of
-from wordflock.federation.messages import (
-    Weights,
-    apply_delta,
-    content,
-    failure_of,
-    metric,
-    payload_bytes,
-    printable,
-    task_record,
-    weights_of,
-)
+from wordflock.federation.messages import Weights, apply_delta, metric, task_record, weights_of, whole
 from wordflock.federation.private import clipped, noised, private_round
-from wordflock.federation.roster import Client, Roster, answered, collect, listed, replies_to
-from wordflock.federation.secure.masking import unflatten
+from wordflock.federation.robust import BoundedMean, Update, collapsed
+from wordflock.federation.roster import Client, Roster, listed
 from wordflock.federation.secure.server import secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
+from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import StatisticsFolder
-from wordflock.head.metrics import NO_SCORE, Score
+from wordflock.head.metrics import Score
 from wordflock.head.torch_head import Head
 from wordflock.head.training import load_solution
 from wordflock.privacy.accounting import Releases, next_noise, rounds_clip
@@ -48,7 +42,8 @@ from wordflock.progress import report
 
 ATTEMPTS = 3  # at one round, each with other clients
 DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first
-MAX_UPDATE = 10.0  # times the norm of the head: no honest training goes further in a round
+MAX_STEP = 10.0  # times the norm of the head: no training goes further in a round, whatever the other clients do
+MAX_SUSPECTS = 10  # clients whose updates are left out, one after the other, of a mean that collapses
 AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
 
 
@@ -60,8 +55,10 @@ class RoundResult:
     loss: float | None  # the clients' mean, where they trained
     problems: list[str]
     costs: list[dict[str, Any]]  # of the clients that are in it
-    privacy: dict[str, Any] | None = None  # what was promised of a round in closed form
+    privacy: dict[str, Any] | None = None  # the guarantee of a round in closed form
     release: tuple[float, int, int] | None = None  # of a private round: noise, clients drawn, and those drawn from
+    score: Score | None = None  # of the weights, where it was needed to accept them
+    update_norm: float | None = None  # the median client's
 
     @property
     def clients(self) -> list[int]:
@@ -79,6 +76,38 @@ class RoundResult:
         return int(sum(cost["bytes_down"] for cost in self.costs)) // len(self.costs)
 
 
+@dataclass(frozen=True)
+class Guard:
+    """What a new head is compared with before it replaces the one before."""
+
+    score: Callable[[Weights], Score | None]  # on the server's validation clips, or on clients' holdout
+    best: float  # accuracy of the best round so far
+    earlier: Sequence[float] = ()  # median norms of updates in earlier rounds
+
+    def problem(self, weights: Weights, score: Score | None) -> str:
+        """Why a head cannot be taken; empty where it can."""
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            return "has numbers that are not finite"
+        if score is not None and collapsed(score.accuracy, self.best, score.clips):
+            return f"has an accuracy of {score.accuracy:.3f}, after {self.best:.3f} in the best round"
+        return ""
+
+
+UNGUARDED = Guard(lambda weights: None, -1.0)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A round's updates that passed every check, and the conversation they came in."""
+
+    conversation: Conversation
+    clients: list[Client]
+    updates: BoundedMean | None  # None where no client's is seen
+    mean: Mean
+    head: Weights  # the mean, with noise where the round is private
+    release: tuple[float, int, int] | None = None
+
+
 def averaged_round(
     grid: Grid,
     roster: Roster,
@@ -87,72 +116,113 @@ def averaged_round(
     number: int,
     weights: Weights,
     released: Releases = (),
+    guard: Guard = UNGUARDED,
 ) -> RoundResult:
-    """Clients train the head, and the strategy makes one of theirs; `released` are the private rounds before."""
-    if settings.secure_aggregation:
-        return _secure_round(grid, roster, settings, strategy, number, weights)
-    mean, costs, problems, draw = _train_round(grid, roster, settings, strategy, number, weights)
-    head, release = mean.head, None
-    if settings.dp_epsilon is not None:
-        left = settings.rounds + 1 - number
-        noise = next_noise(settings.dp_epsilon, settings.dp_delta, draw, left, released)
-        head, release = noised(head, settings, noise, len(costs)), (noise, *draw)
+    """Clients train the head, and the strategy makes one of theirs; `released` are the private rounds before.
+
+    Where the new head collapses, it is made again without the client whose update caused that, and where no single one
+    did, the head stays as it was. Raises WordflockError where too few clients answer well.
+    """
+    train = _secure_round if settings.secure_aggregation else _train_round
+    trained = train(grid, roster, settings, strategy, number, weights, released, guard)
+    conversation, clients, mean = trained.conversation, trained.clients, trained.mean
+    trial, head, score, problem = _aggregated(strategy, number, mean.message(trained.head), guard)
+    if problem:
+        caused = None
+        if trained.updates is not None and trained.release is None:
+            caused = _without_its_cause(trained.updates, strategy, number, guard)
+        if caused is None:
+            conversation.problems.append(f"the mean of this round is refused, for it {problem}")
+            report(f"round {number}: {conversation.problems[-1]}")
+            trial, head, score = strategy, weights, guard.score(weights)
+        else:
+            suspect, mean, trial, head, score = caused
+            conversation.refuse(
+                suspect, f"sent an update without which the mean is usable; with it, the mean {problem}"
+            )
+            clients = [client for client in clients if client is not suspect]
+    vars(strategy).update(vars(trial))
     return RoundResult(
-        weights=aggregate(strategy, number, [mean.message(head)]),
-        loss=mean.loss if release is None else None,  # which would be one more release
-        release=release,
-        problems=problems,
-        costs=costs,
+        weights={name: np.asarray(array) for name, array in head.items()},
+        loss=mean.loss if trained.release is None else None,  # which would be one more release
+        problems=conversation.problems,
+        costs=conversation.costs.of(clients),
+        release=trained.release,
+        score=score,
+        update_norm=trained.updates.median if trained.updates and trained.release is None else None,
     )
 
 
+def _aggregated(
+    strategy: FedAvg, number: int, reply: Message, guard: Guard
+) -> tuple[FedAvg, Weights, Score | None, str]:
+    """What the strategy makes of a mean, in a copy of it; the head's score, and why it cannot be taken."""
+    trial = copy.copy(strategy)  # Flower's strategies replace their state, and change nothing in place
+    head = aggregate(trial, number, [reply])
+    score = guard.score(head) if all(np.isfinite(array).all() for array in head.values()) else None
+    return trial, head, score, guard.problem(head, score)
+
+
+def _without_its_cause(
+    updates: BoundedMean, strategy: FedAvg, number: int, guard: Guard
+) -> tuple[Client, Mean, FedAvg, Weights, Score | None] | None:
+    """The client without whose update the mean does not collapse, and what is made of the others; else None."""
+    for suspect, mean in islice(updates.suspects(), MAX_SUSPECTS):
+        trial, head, score, problem = _aggregated(strategy, number, mean.message(), guard)
+        if not problem:
+            return suspect, mean, trial, head, score
+    return None
+
+
 def _secure_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> RoundResult:
-    """Clients train the head, and the strategy gets the mean of theirs in place of each.
+    grid: Grid,
+    roster: Roster,
+    settings: FederationSettings,
+    strategy: FedAvg,
+    number: int,
+    weights: Weights,
+    released: Releases,
+    guard: Guard,
+) -> _Trained:
+    """Clients train the head, and the server gets the mean of theirs only: it is the mean that is checked.
 
-    What is checked is the mean, for no client's head is seen. Raises WordflockError where it is none.
+    Raises WordflockError where it cannot be a mean of trained heads.
     """
-    problems, costs = list[str](), Costs()
-
-    def refuse(client: Client, problem: str) -> None:
-        problems.append(f"client {client} {problem}")
-        report(f"round {number}: {problems[-1]}")
-
+    conversation = Conversation(grid, roster, settings, f"round {number}")
     roster.refresh()
     chosen = [roster.clients[client] for client in roster.sample("train", number, 0)]
     config = task_record(roster.prepared.task.labels)
     request = train_messages(strategy, number, weights, [client.node for client in chosen], config)[0].content
     length = sum(array.size for array in weights.values()) + 2
-    came = secure_total(grid, chosen, "train", request, length, settings.round_timeout, refuse, costs)
-    if len(came.clients) < settings.min_replies:
-        raise WordflockError(f"{len(came.clients)} clients trained, and {settings.min_replies} are needed.")
-    clips, loss = float(came.total[-2]), float(came.total[-1])
-    update = unflatten(came.total[:-2] / max(clips, 1.0), {name: array.shape for name, array in weights.items()})
-    mean = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
-    reply = Message(content(mean, num_examples=clips, loss=loss / max(clips, 1.0)), 0, MessageType.TRAIN)
-    _, problem = checked_head(reply, weights, sum(client.clips for client in came.clients), longest_step(weights))
+    total, clients = secure_total(conversation, chosen, "train", request, length)
+    conversation.require(clients)
+    clips, loss = float(total[-2]), float(total[-1])
+    update = unflatten(total[:-2] / max(clips, 1.0), shapes_of(weights))
+    head = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
+    introduced = sum(client.clips for client in clients)
+    problem = _step_problem(head, weights)[1]
+    if clips != introduced:
+        problem = f"counts {clips:.0f} clips, and the clients have {introduced}"
+    elif not 0 <= loss < math.inf:
+        problem = "has a loss that is not a positive number"
     if problem:
         raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
-    return RoundResult(
-        weights=aggregate(strategy, number, [reply]),
-        loss=loss / clips,
-        problems=problems,
-        costs=costs.of(came.clients),
-    )
+    mean = Mean()
+    mean.add(head, introduced, loss / introduced)
+    return _Trained(conversation, clients, None, mean, head)
 
 
 def closed_form_result(
     grid: Grid, roster: Roster, settings: FederationSettings, head: Head, folder: Path
 ) -> RoundResult:
-    """Clients send sums, and the head's last layer is solved from them; the sums stay in the run's folder."""
+    """Clients send statistics, and the head's last layer is solved from them; their total stays in the run's folder."""
     if settings.dp_epsilon is not None:
         private = private_round(grid, roster, settings, head)
         load_solution(head, private.solution)
         report = private.mechanism.report("server")
         return RoundResult(get_weights(head), None, private.problems, private.costs, report)
     kept = StatisticsFolder(folder / "statistics")
-    keep = kept.keep_client if settings.keep_statistics == "by-client" else lambda client, sums: None
+    keep = kept.keep_client if settings.keep_statistics == "by-client" else lambda client, statistics: None
     result = closed_form_round(grid, roster, settings, head, keep)
     kept.write(result.scale, result.total)
     load_solution(head, result.solution)
@@ -160,142 +230,115 @@ def closed_form_result(
 
 
 def _train_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, strategy: FedAvg, number: int, weights: Weights
-) -> tuple[Mean, list[dict[str, Any]], list[str], tuple[int, int]]:
-    """The mean of a round's heads that passed every check, what they cost, and what was wrong with the others.
+    grid: Grid,
+    roster: Roster,
+    settings: FederationSettings,
+    strategy: FedAvg,
+    number: int,
+    weights: Weights,
+    released: Releases,
+    guard: Guard,
+) -> _Trained:
+    """The mean of a round's heads that passed every check.
 
-    Heads are added in the order of the clients' numbers, whenever they come. The last is how many clients were drawn,
-    and from how many at random: of those that a repeated round prefers, from no more than were drawn.
+    Heads are added in the order of the clients' numbers, whenever they come. A repeated round draws others first.
     """
-    quorum = min(settings.min_replies, settings.clients_per_round)
-    problems: list[str] = []
+    conversation = Conversation(grid, roster, settings, f"round {number}")
+    quorum, private = min(settings.min_replies, settings.clients_per_round), settings.dp_epsilon is not None
     asked: dict[int, int] = {}  # clients that were in this round already, and how they did
     for attempt in range(ATTEMPTS):
-        roster.refresh()
-        if len(roster.eligible()) < quorum:
-            seconds = settings.client_timeout if isinstance(settings, ServerSettings) else settings.round_timeout
-            roster.wait_for(quorum, seconds)
-        chosen = [roster.clients[client] for client in roster.sample("train", number, attempt, last=asked)]
+        chosen = _drawn(roster, settings, number, attempt, asked, quorum)
+        # How many were drawn, and from how many at random: of those that a repeated round prefers, from no more.
         draw = len(chosen), len(chosen) if asked else len(roster.candidates(number))
-        by_node = {client.node: client for client in chosen}
-        if isinstance(settings, ServerSettings):
-            report(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected")
-        config = task_record(roster.prepared.task.labels)
-        messages = train_messages(strategy, number, weights, list(by_node), config)  # in the order of `chosen`
-        for message in messages:
-            message.metadata.group_id = str(number)
-            message.metadata.ttl = settings.round_timeout  # a client that comes back later need not do it any more
-        mean, costs, longest = Mean(), list[dict[str, Any]](), longest_step(weights)
-        came = replies_to(
-            grid,
-            messages,
-            settings.round_timeout,
-            lambda nodes, by_node=by_node: (  # type: ignore[misc]
-                f"for round {number} ({len(by_node) - len(nodes)} of {len(by_node)} replied): "
-                f"{listed([by_node[node] for node in nodes])}"
-            ),
-            None if isinstance(settings, ServerSettings) else AHEAD,
-        )
-        for client, reply in zip(chosen, came, strict=True):
-            if reply is None or not answered(reply):
-                roster.stragglers[client.number], problem = number, "did not answer in time"
+        updates, mean, clients = BoundedMean(weights, chosen, guard.earlier), Mean(), list[Client]()
+        messages = _messages(roster, settings, strategy, number, weights, chosen)
+        ahead = None if isinstance(settings, ServerSettings) else AHEAD
+        read = update_reader(weights)
+        for client, update in conversation.exchange(f"round {number}", messages, read, ahead):
+            clients.append(client)
+            if private:
+                mean.add(clipped(update.head, weights, rounds_clip(settings)), 1, update.loss)
             else:
-                head, problem = checked_head(reply, weights, client.clips, longest)
-            asked[client.number] = FAILED if problem else DID_WELL
-            if problem:
-                problems.append(f"client {client} {problem}")
-                report(f"round {number}: {problems[-1]}")
-            elif reply is not None:
-                private = settings.dp_epsilon is not None
-                head = clipped(head, weights, rounds_clip(settings)) if private else head
-                mean.add(head, 1 if private else client.clips, metric(reply, "loss"))
-                costs.append(cost_of(client, reply, payload_bytes(reply), payload_bytes(messages[0])))
-        if len(costs) >= quorum:
-            return mean, costs, problems, draw
+                updates.add(update)
+        well = {client.number for client in clients}
+        asked |= {client.number: DID_WELL if client.number in well else FAILED for client in chosen}
+        roster.stragglers |= dict.fromkeys(conversation.late, number)
+        if len(clients) >= quorum:
+            break
         again = "; again with others" if attempt < ATTEMPTS - 1 else ""
-        report(f"round {number}: {len(costs)} of {len(chosen)} clients answered well, too few{again}")
-    raise WordflockError(f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above.")
-
-
-def checked_head(reply: Message, weights: Weights, clips: int, longest: float) -> tuple[Weights, str]:
-    """A client's head, and what is wrong with it: empty where nothing is. Nothing from a client is used unchecked.
-
-    `longest` is the `longest_step` from the `weights` that were sent out.
-    """
-    if reply.has_error():
-        return {}, failure_of(reply)
-    try:
-        head, claimed, loss = (
-            apply_delta(weights_of(reply), weights),
-            metric(reply, "num-examples"),
-            metric(reply, "loss"),
+        report(f"round {number}: {len(clients)} of {len(chosen)} clients answered well, too few{again}")
+    else:
+        raise WordflockError(
+            f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above."
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return {}, f"sent something that is no head ({printable(error)})"
-    problem = ""
-    if {name: array.shape for name, array in head.items()} != {n: w.shape for n, w in weights.items()}:
-        problem = "sent a head of another shape"
-    elif claimed != clips:
-        problem = f"claims {claimed} clips, and introduced itself with {clips}"
-    elif any(array.dtype != np.float32 for array in head.values()):
-        problem = "sent numbers that are not float32"
-    elif not np.isfinite(loss):
-        problem = "reports a loss that is no finite number"
-    elif not _norm(head.values()) + longest / MAX_UPDATE <= longest + 1:
-        # Nearly always the norms of the head and of the weights show that the one between them is short enough, for it
-        # is no longer than both together: that is one reading of the head, and of numbers not finite they show nothing.
-        with np.errstate(over="ignore", invalid="ignore"):
-            step = _norm(head[name] - weights[name] for name in weights)
-        if not np.isfinite(step) and not all(np.isfinite(array).all() for array in head.values()):
-            problem = "sent numbers that are not finite"
-        elif not step <= longest:
-            problem = f"sent an update of norm {step:.3g}, which no training gives"
-    return head, problem
+    if settings.dp_epsilon is not None:
+        noise = next_noise(settings.dp_epsilon, settings.dp_delta, draw, settings.rounds + 1 - number, released)
+        head = noised(mean.head, settings, noise, len(clients))
+        return _Trained(conversation, clients, None, mean, head, (noise, *draw))
+    mean = updates.mean
+    for client, norm, limit in updates.clipped:
+        report(f"round {number}: client {client} sent an update of norm {norm:.3g}, clipped to {limit:.3g}")
+    return _Trained(conversation, clients, updates, mean, mean.head)
 
 
-def longest_step(weights: Weights) -> float:
-    """The norm of an update beyond which it is no training's."""
-    return MAX_UPDATE * (1 + _norm(weights.values()))
+def _drawn(
+    roster: Roster, settings: FederationSettings, number: int, attempt: int, asked: dict[int, int], quorum: int
+) -> list[Client]:
+    """The clients of a round, after waiting for as many as it needs."""
+    roster.refresh()
+    if len(roster.eligible()) < quorum:
+        seconds = settings.client_timeout if isinstance(settings, ServerSettings) else settings.round_timeout
+        roster.wait_for(quorum, seconds)
+    chosen = [roster.clients[client] for client in roster.sample("train", number, attempt, last=asked)]
+    if isinstance(settings, ServerSettings):
+        report(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected")
+    return chosen
 
 
-def clients_score(
-    grid: Grid, roster: Roster, settings: FederationSettings, number: int, weights: Weights
-) -> Score | None:
-    """Accuracy and loss on the holdout clips of some clients; None where nobody holds any back."""
-    chosen = [roster.clients[client] for client in roster.sample("evaluate", number, holdout=True)]
-    holdout = {client.node: client.holdout for client in chosen}
-    head = content(weights)
-    head["config"] = task_record(roster.prepared.task.labels)
-    messages = [
-        Message(head, node, MessageType.EVALUATE, ttl=settings.round_timeout, group_id=str(number)) for node in holdout
-    ]
-    replies = []
-    came = collect(grid, messages, settings.round_timeout, lambda nodes: f"for the accuracy of {len(nodes)}")
-    heard = {reply.metadata.src_node_id for reply in came if answered(reply)}
-    roster.stragglers |= {client.number: number for client in chosen if client.node not in heard}
-    for reply in came:
-        try:
-            figures = (
-                [metric(reply, key) for key in ("num-examples", "accuracy", "loss")] if reply.has_content() else []
-            )
-        except (KeyError, TypeError):
-            continue
-        if figures and figures[0] == holdout[reply.metadata.src_node_id] and 0 <= figures[1] <= 1:
-            replies.append(reply)
-    if not replies:
-        return None
-    replies.sort(key=lambda reply: metric(reply, "client"))
-    clips = sum(int(metric(reply, "num-examples")) for reply in replies)
-    accuracy = _mean(replies, "accuracy")
-    return replace(NO_SCORE, accuracy=accuracy, loss=_mean(replies, "loss"), clips=clips)
+def _messages(
+    roster: Roster,
+    settings: FederationSettings,
+    strategy: FedAvg,
+    number: int,
+    weights: Weights,
+    chosen: Sequence[Client],
+) -> dict[Client, Message]:
+    """The strategy's message to each client."""
+    config = task_record(roster.prepared.task.labels)
+    messages = train_messages(strategy, number, weights, [client.node for client in chosen], config)
+    for message in messages:
+        message.metadata.group_id = str(number)
+        message.metadata.ttl = settings.round_timeout  # a client that comes back later need not do it any more
+    return dict(zip(chosen, messages, strict=True))
 
 
-def _mean(replies: Sequence[Message], key: str) -> float:
-    """A metric's mean over clients, weighted by their clips."""
-    pairs = [(metric(reply, key), metric(reply, "num-examples")) for reply in replies]
-    return sum(value * clips for value, clips in pairs) / sum(clips for _, clips in pairs)
+def update_reader(weights: Weights) -> Callable[[Client, Message], Update]:
+    """Reads a client's update of the `weights`; MalformedMessage says what is wrong with it."""
+
+    def read(client: Client, reply: Message) -> Update:
+        head = apply_delta(weights_of(reply), weights)
+        claimed, loss = whole(reply, "num-examples"), metric(reply, "loss")
+        if not same_shapes(head, weights):
+            raise MalformedMessage("sent a head of another shape")
+        if claimed != client.clips:
+            raise MalformedMessage(f"claims {claimed} clips, and introduced itself with {client.clips}")
+        if any(array.dtype != np.float32 for array in head.values()):
+            raise MalformedMessage("sent numbers that are not float32")
+        norm, problem = _step_problem(head, weights)
+        if problem:
+            raise MalformedMessage(problem)
+        return Update(client, head, norm, loss)
+
+    return read
 
 
-def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
-    # In float32, ten times as fast: what overflows is too long in any case.
-    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
+def _step_problem(head: Weights, weights: Weights) -> tuple[float, str]:
+    """The norm of a head's update, and why it cannot be one; empty where it can."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # In float32, ten times as fast: what overflows is too long in any case.
+        steps = (np.subtract(head[name], array).ravel() for name, array in weights.items())
+        norm = math.sqrt(sum(float(np.vdot(step, step)) for step in steps))
+        longest = MAX_STEP * (1 + math.sqrt(sum(float(np.vdot(array, array)) for array in weights.values())))
+    if not math.isfinite(norm) and not all(np.isfinite(array).all() for array in head.values()):
+        return norm, "sent numbers that are not finite"
+    return norm, "" if norm <= longest else f"sent an update of norm {norm:.3g}, which no training gives"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import describe_members, server_side
 from wordflock.federation.messages import pack_head
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import RoundResult, averaged_round, clients_score, closed_form_result
+from wordflock.federation.rounds import Guard, RoundResult, averaged_round, closed_form_result
+from wordflock.federation.scoring import Scorer
 from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.files import load_tensors, save_tensors
@@ -100,6 +102,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     outcome: RoundResult | None = None
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
+    scorer = Scorer(grid, roster, settings, head, validation)
     with progress("rounds", rounds, "rounds", relay=devices) as advance:
         advance(first - 1)
         if isinstance(settings, ServerSettings):
@@ -111,14 +114,13 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             if number == exact:
                 outcome = closed_form_result(grid, roster, settings, head, run.folder)
             else:
-                outcome = averaged_round(grid, roster, settings, strategy, number, weights, _releases(run))
+                norms = [line["update_norm"] for line in run.history if line.get("update_norm")]
+                guard = Guard(partial(scorer.score, number), run.best, norms)
+                outcome = averaged_round(grid, roster, settings, strategy, number, weights, _releases(run), guard)
             weights = outcome.weights
+            score = outcome.score or scorer.score(number, weights) or NO_SCORE
+            client_score = scorer.client_score(number, weights)
             set_weights(head, weights)
-            # Clients' scores of a private head would be one more release.
-            public = settings.dp_epsilon is None
-            client_score = clients_score(grid, roster, settings, number, weights) if public else None
-            # Where the server has no clips of its own, those that the clients held back decide which head is best.
-            score = evaluate_head(head, validation, labels) if len(validation) else client_score or NO_SCORE
             checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
             _save_strategy(run.folder, strategy, number)
             line = _line(outcome, score, client_score, time.perf_counter() - round_started, costs=devices)
@@ -126,7 +128,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
             _forget_strategies(run.folder, number)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
             eligible = f"of {len(roster.eligible())} " if devices else ""
-            own = f"clients' own = {client_score.accuracy:.4f}, " if client_score else ""
+            own = f"client accuracy = {client_score.accuracy:.4f}, " if client_score else ""
             report(
                 f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
                 f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
@@ -164,6 +166,7 @@ def _line(
     """A round's line in the history, but for its number and the validation accuracy."""
     return {
         "train_loss": outcome.loss,
+        "update_norm": outcome.update_norm,
         "validation_loss": score.loss,
         "client_accuracy": client_score.accuracy if client_score else None,
         "clients": outcome.clients,

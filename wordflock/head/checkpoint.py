@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.arrays import same_shapes, shapes_of
 from wordflock.encoder.spec import MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_layers
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
@@ -128,7 +129,7 @@ def _check(checkpoint: Checkpoint) -> None:
     if any(array.dtype != np.float32 for array in checkpoint.weights.values()):
         raise TypeError("weights are not float32")
     theirs = row.shapes(spec.frames, checkpoint.width, len(labels), checkpoint.random_features)
-    if {name: array.shape for name, array in checkpoint.weights.items()} != theirs:
+    if shapes_of(checkpoint.weights) != theirs:
         raise ValueError("weights of another head")
 
 
@@ -160,5 +161,5 @@ def overwrite(own: Mapping[str, NDArray[np.float32]], weights: Mapping[str, NDAr
 
 
 def _check_shapes(own: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> None:
-    if {name: array.shape for name, array in weights.items()} != {name: array.shape for name, array in own.items()}:
+    if not same_shapes(own, weights):
         raise RuntimeError("weights of another head")

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.arrays import shapes_of
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 
@@ -59,7 +60,7 @@ class ScaleStatistics:
     def unpacked(cls, arrays: Mapping[str, NDArray[Any]], size: int, labels: int) -> ScaleStatistics:
         """The statistics in a message. Raises ValueError where they cannot be of any clips."""
         shapes = cls.shapes(size, labels)
-        if {name: array.shape for name, array in arrays.items()} != shapes:
+        if shapes_of(arrays) != shapes:
             raise ValueError("of another shape")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("not finite")
@@ -164,7 +165,7 @@ class Statistics:
         Raises ValueError where they cannot be sums of squares: wrong shapes, not finite, a negative diagonal.
         """
         shapes = cls.shapes(size, labels)
-        if {name: array.shape for name, array in arrays.items()} != shapes:
+        if shapes_of(arrays) != shapes:
             raise ValueError("of another shape")
         theirs = cls(*(arrays[name].astype(np.float64, copy=False) for name in shapes))
         if arrays["triangle"].dtype == np.float16:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -43,23 +43,11 @@ def neighbourhoods(numbers: Sequence[int]) -> dict[int, list[int]]:
     }
 
 
-def flatten(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Arrays as one vector."""
-    return np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
-
-
-def unflatten(vector: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
-    """The arrays of the given shapes that were joined to a vector."""
-    cuts = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
-    parts = np.split(vector, cuts)
-    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
 def to_fixed_point(vector: NDArray[np.float64], clients: int) -> Numbers:
     """Fixed-point numbers modulo 2⁶⁴. Raises WordflockError where the total of so many clients could wrap around."""
     steps = np.rint(vector / STEP)
     if not (np.abs(steps) < 2.0**62 / clients).all():
-        raise WordflockError("These numbers are too large for secure sums.")
+        raise WordflockError("These numbers are too large for secure aggregation.")
     return steps.astype(np.int64).view(np.uint64)
 
 

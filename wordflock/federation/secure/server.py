@@ -1,10 +1,10 @@
-"""Sums of which the server learns only the total.
+"""Secure aggregation, the server's side: it learns the total of the clients' numbers and nothing else.
 
-Every client adds to its numbers a mask for each of its neighbours, which the neighbour takes off its own, and one mask
-that is its alone; the server adds up what it gets, and asks the clients that are still there for what takes the rest
-off. Bonawitz et al. 2017 (doi 10.1145/3133956.3133982), on a ring of neighbours as in Bell et al. 2020 (eprint
-2020/704); four messages a client: keys, shares, masked, unmask. Holds against a server that is curious but keeps to the
-protocol, together with fewer than a third of any client's neighbours.
+Every client adds to its numbers a mask for each of its neighbours, which the neighbour subtracts from its own, and one
+mask that is its alone; the server adds up what it gets, and asks the clients that are left for what removes the rest.
+Bonawitz et al. 2017 (doi 10.1145/3133956.3133982), on a ring of neighbours as in Bell et al. 2020 (eprint 2020/704);
+four messages a client: keys, shares, masked, unmask. Secure against a server that is curious but keeps to the protocol,
+together with fewer than a third of any client's neighbours.
 
 Key exchange, encryption and secret sharing are Flower's. Its pseudo-random numbers are not used: they come from 32 bits
 of the shared key (`pseudo_rand_gen`), which can be tried out. The masks are ChaCha20's key stream under all 256 bits.
@@ -13,192 +13,216 @@ of the shared key (`pseudo_rand_gen`), which can be tried out. The masks are Cha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares
-from flwr.serverapp import Grid
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes
 from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
-from wordflock.federation.asking import ask
-from wordflock.federation.costs import Costs
-from wordflock.federation.messages import weights_of
+from wordflock.federation.asking import Conversation
+from wordflock.federation.messages import secret_of, secrets_of, weights_of
 from wordflock.federation.roster import Client
 from wordflock.federation.secure.masking import (
     MIN_CLIENTS,
+    Numbers,
     from_fixed_point,
-    list_of,
     mask,
     neighbourhoods,
     pair_secret,
     threshold,
 )
+from wordflock.federation.wire import MalformedMessage
 
-Refuse = Callable[[Client, str], None]
-
-
-@dataclass(frozen=True)
-class SecureTotal:
-    """What the server learns."""
-
-    total: NDArray[np.float64]
-    clients: list[Client]  # whose numbers are in it
+MAX_KEY, MAX_SHARE, HASH = 1024, 4096, 32  # bytes
+Read = TypeVar("Read")
+Keys = dict[int, tuple[bytes, bytes]]  # of clients: for masks, and for letters
 
 
 def secure_total(
-    grid: Grid,
-    clients: Sequence[Client],
-    what: str,
-    request: RecordDict,
-    length: int,
-    seconds: float,
-    refuse: Refuse,
-    costs: Costs,
-) -> SecureTotal:
-    """The total of the vectors `what`, `length` numbers each, that clients make of the `request`.
+    conversation: Conversation, clients: Sequence[Client], what: str, request: RecordDict, length: int
+) -> tuple[NDArray[np.float64], list[Client]]:
+    """The total of the vectors `what`, `length` numbers each, that clients make of the `request`, and whose it is.
 
-    `refuse` is told of clients that drop out, and what it costs each is added to `costs`. Raises WordflockError where
-    too few are left for the total to be unmasked, and where one lied about its secrets so that it cannot be.
+    Clients that drop out are refused. Raises WordflockError where too few are left for the total to be unmasked, and
+    where one lied about its secrets so that it cannot be.
     """
-    by_number = {client.number: client for client in clients}
+    ring = _Ring(conversation, {client.number: client for client in clients}, request)
+    ring.exchange_keys()
+    shared = ring.share_secrets()
+    total, masked = ring.add_masked(what, length, shared)
+    ring.unmask(total, masked, shared)
+    return from_fixed_point(total), [ring.clients[number] for number in sorted(masked)]
 
-    def asked(stage: str, requests: Mapping[int, RecordDict]) -> dict[int, Message]:
-        came = ask(grid, stage, {by_number[n]: r for n, r in requests.items()}, seconds, refuse, costs)
-        return {client.number: reply for client, reply in came}
 
-    def with_config(**values: Any) -> RecordDict:
-        return RecordDict({"config": request["config"], "secure": ConfigRecord(values)})
+@dataclass(frozen=True)
+class _Shared:
+    """What clients gave away of their secrets."""
 
-    keys = _public_keys(asked("keys", dict.fromkeys(by_number, with_config())), by_number, refuse)
-    _enough(len(keys), MIN_CLIENTS)
-    groups = neighbourhoods(list(keys))
-    requests = {
-        number: with_config(
-            clients=len(keys),
-            threshold=threshold(len(group)),
-            group=group,
-            mask_keys=[keys[n][0] for n in group],
-            cipher_keys=[keys[n][1] for n in group],
-        )
-        for number, group in groups.items()
-    }
-    mailbox: dict[int, dict[int, bytes]] = {number: {} for number in groups}
-    hashes: dict[int, bytes] = {}
-    for number, reply in asked("shares", requests).items():
-        try:
-            sent = reply.content.config_records["secure"]
-            to = list(zip(cast(list[int], sent["to"]), cast(list[bytes], sent["shares"]), strict=True))
-            if sorted(receiver for receiver, _ in to) != [n for n in groups[number] if n != number]:
-                raise ValueError("not for its neighbours")
-            hashes[number] = cast(bytes, sent["seed-hash"])
-        except (KeyError, TypeError, ValueError) as error:
-            refuse(by_number[number], f"sent shares that are none ({error})")
-            continue
-        for receiver, share in to:
-            mailbox[receiver][number] = share
-    shared = set(hashes)
+    letters: dict[int, dict[int, bytes]]  # to a client, from its neighbours
+    hashes: dict[int, bytes]  # of a client's own mask's seed; those in it shared their secrets
 
-    requests = {}
-    for number in sorted(shared):
-        there = [n for n in groups[number] if n in shared and n != number]
-        _enough(len(there) + 1, threshold(len(groups[number])))
-        letter = RecordDict(dict(request.items()))
-        letter["secure"] = ConfigRecord(
-            {"what": what, "from": there, "shares": [mailbox[number][n] for n in there], "clients": len(keys)}
-        )
-        requests[number] = letter
-    total, masked = np.zeros(length, dtype=np.uint64), set()
-    # Added as they come, some clients at a time: the server never holds more than a few of them.
-    for client, reply in ask(grid, "masked", {by_number[n]: r for n, r in requests.items()}, seconds, refuse, costs):
-        try:
-            numbers: NDArray[Any] = weights_of(reply)["masked"]
-            if numbers.shape != (length,) or numbers.dtype != np.uint64:
-                raise ValueError("of another shape")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            refuse(client, f"sent masked numbers that are {error}")
-            continue
-        total += numbers
-        masked.add(client.number)
-    _enough(len(masked), MIN_CLIENTS)
 
-    requests = {}
-    for number in sorted(masked):
-        there, gone = ([n for n in groups[number] if n in some] for some in (masked, shared - masked))
-        _enough(len(there), threshold(len(groups[number])))
-        requests[number] = with_config(there=there, gone=gone)
-    shares: dict[int, list[bytes]] = {number: [] for number in shared}
-    for number, reply in asked("unmask", requests).items():
-        try:
-            sent = reply.content.config_records["secure"]
-            got = list(zip(cast(list[int], sent["of"]), cast(list[bytes], sent["shares"]), strict=True))
-            if [n for n, _ in got] != [n for key in ("there", "gone") for n in list_of(requests[number], key)]:
-                raise ValueError("not what it was asked for")
-        except (KeyError, TypeError, ValueError) as error:
-            refuse(by_number[number], f"sent shares that are none ({error})")
-            continue
-        for n, share in got:
-            shares[n].append(share)
-    for number in sorted(shared):
-        need = threshold(len(groups[number]))
-        _enough(len(shares[number]), need)
-        secret = _combine(shares[number][:need])
-        if number in masked:
-            if hashlib.sha256(secret).digest() != hashes[number]:
-                raise WordflockError(f"The shares of client {number}'s mask do not fit: some client lied about them.")
-            total -= mask(secret, length)
-            continue
-        # Its neighbours' masks for it are still in the total; with its key they can be made, and taken off.
+class _Ring:
+    """The clients of one total, each with its neighbours, through the four stages."""
+
+    def __init__(self, conversation: Conversation, clients: Mapping[int, Client], request: RecordDict) -> None:
+        self.conversation, self.clients, self.request = conversation, clients, request
+        self.keys: Keys = {}
+        self.groups: dict[int, list[int]] = {}
+
+    def exchange_keys(self) -> None:
+        """The first stage: each client's two public keys, of which none may be another's; and so the neighbours."""
+        for number, pair in self._ask("keys", dict.fromkeys(self.clients, self._config()), _read_keys):
+            self.keys[number] = pair
+        holders: dict[bytes, list[int]] = {}
+        for number, pair in self.keys.items():
+            for key in pair:
+                holders.setdefault(key, []).append(number)
+        for number in sorted({n for several in holders.values() if len(several) > 1 for n in several}):
+            self.conversation.refuse(self.clients[number], "sent a public key that is another's too")
+            del self.keys[number]
+        _require(len(self.keys), MIN_CLIENTS)
+        self.groups = neighbourhoods(list(self.keys))
+
+    def share_secrets(self) -> _Shared:
+        """The second: of each client an encrypted share of its secrets for each neighbour."""
+        requests = {
+            number: self._config(
+                clients=len(self.keys),
+                threshold=threshold(len(group)),
+                group=group,
+                mask_keys=[self.keys[n][0] for n in group],
+                cipher_keys=[self.keys[n][1] for n in group],
+            )
+            for number, group in self.groups.items()
+        }
+
+        def read(client: Client, reply: Message) -> tuple[list[tuple[int, bytes]], bytes]:
+            letters = secrets_of(reply, "to", "shares", MAX_SHARE)
+            if sorted(to for to, _ in letters) != [n for n in self.groups[client.number] if n != client.number]:
+                raise MalformedMessage("sent shares that are not for its neighbours")
+            return letters, secret_of(reply, "seed-hash", HASH)
+
+        shared = _Shared({number: {} for number in self.groups}, {})
+        for number, (letters, digest) in self._ask("shares", requests, read):
+            shared.hashes[number] = digest
+            for receiver, share in letters:
+                shared.letters[receiver][number] = share
+        return shared
+
+    def add_masked(self, what: str, length: int, shared: _Shared) -> tuple[Numbers, set[int]]:
+        """The third: the sum of the clients' masked numbers, added as they come, and who is in it."""
+        requests = {}
+        for number in sorted(shared.hashes):
+            there = [n for n in self.groups[number] if n in shared.hashes and n != number]
+            _require(len(there) + 1, threshold(len(self.groups[number])))
+            letters = [shared.letters[number][n] for n in there]
+            requests[number] = RecordDict(dict(self.request.items()))
+            requests[number]["secure"] = ConfigRecord(
+                {"what": what, "from": there, "shares": letters, "clients": len(self.keys)}
+            )
+
+        def read(client: Client, reply: Message) -> Numbers:
+            numbers: NDArray[Any] | None = weights_of(reply).get("masked")
+            if numbers is None or numbers.shape != (length,) or numbers.dtype != np.uint64:
+                raise MalformedMessage(f"sent masked numbers that are not {length} of uint64")
+            return numbers
+
+        total, masked = np.zeros(length, dtype=np.uint64), set[int]()
+        for number, numbers in self._ask("masked", requests, read):
+            total += numbers
+            masked.add(number)
+        _require(len(masked), MIN_CLIENTS)
+        return total, masked
+
+    def unmask(self, total: Numbers, masked: set[int], shared: _Shared) -> None:
+        """The last: remove the masks from the total, by the shares of those who are in it."""
+        shares = self._gather_shares(masked, shared)
+        for number in sorted(shared.hashes):
+            need = threshold(len(self.groups[number]))
+            _require(len(shares[number]), need)
+            secret = _combine(shares[number][:need])
+            if number in masked:
+                if hashlib.sha256(secret).digest() != shared.hashes[number]:
+                    raise WordflockError(
+                        f"The shares of client {number}'s mask do not fit: some client lied about them."
+                    )
+                total -= mask(secret, len(total))
+            else:
+                self._remove_pairs(total, number, secret, masked)
+
+    def _gather_shares(self, masked: set[int], shared: _Shared) -> dict[int, list[bytes]]:
+        """Shares of the masks of clients that are in the total, and of the keys of those that are gone."""
+        wanted, requests = dict[int, list[int]](), {}
+        for number in sorted(masked):
+            group = self.groups[number]
+            there, gone = [n for n in group if n in masked], [n for n in group if n in shared.hashes.keys() - masked]
+            _require(len(there), threshold(len(group)))
+            wanted[number], requests[number] = [*there, *gone], self._config(there=there, gone=gone)
+
+        def read(client: Client, reply: Message) -> list[tuple[int, bytes]]:
+            got = secrets_of(reply, "of", "shares", MAX_SHARE)
+            if [n for n, _ in got] != wanted[client.number]:
+                raise MalformedMessage("sent other shares than it was asked for")
+            return got
+
+        shares: dict[int, list[bytes]] = {number: [] for number in shared.hashes}
+        for _, got in self._ask("unmask", requests, read):
+            for n, share in got:
+                shares[n].append(share)
+        return shares
+
+    def _remove_pairs(self, total: Numbers, number: int, secret: bytes, masked: set[int]) -> None:
+        """Remove the masks that neighbours added for a client that is gone: with its key they can be made again."""
         key = _private_key(secret)
-        if key is None or public_key_to_bytes(key.public_key()) != keys[number][0]:
+        if key is None or public_key_to_bytes(key.public_key()) != self.keys[number][0]:
             raise WordflockError(f"The shares of client {number}'s key do not fit: some client lied about them.")
-        for neighbour in (n for n in groups[number] if n in masked):
-            pair = mask(pair_secret(key, keys[neighbour][0]), length)
+        for neighbour in (n for n in self.groups[number] if n in masked):
+            pair = mask(pair_secret(key, self.keys[neighbour][0]), len(total))
             total += pair if neighbour < number else -pair
-    return SecureTotal(from_fixed_point(total), [by_number[n] for n in sorted(masked)])
+
+    def _config(self, **values: Any) -> RecordDict:
+        return RecordDict({"config": self.request["config"], "secure": ConfigRecord(values)})
+
+    def _ask(
+        self, stage: str, requests: Mapping[int, RecordDict], read: Callable[[Client, Message], Read]
+    ) -> Iterator[tuple[int, Read]]:
+        by_client = {self.clients[number]: request for number, request in requests.items()}
+        for client, usable in self.conversation.ask(stage, by_client, read):
+            yield client.number, usable
 
 
-def _public_keys(
-    replies: Mapping[int, Message], clients: Mapping[int, Client], refuse: Refuse
-) -> dict[int, tuple[bytes, bytes]]:
-    """The keys of the clients whose keys can be any."""
-    keys: dict[int, tuple[bytes, bytes]] = {}
-    for number, reply in replies.items():
+def _read_keys(client: Client, reply: Message) -> tuple[bytes, bytes]:
+    """A client's public keys: points of the curve, in the one spelling that each has, so that none passes for two."""
+    pair = secret_of(reply, "mask-key", MAX_KEY), secret_of(reply, "cipher-key", MAX_KEY)
+    for key in pair:
         try:
-            sent = reply.content.config_records["secure"]
-            pair = (cast(bytes, sent["mask-key"]), cast(bytes, sent["cipher-key"]))
-            for key in pair:  # in one spelling, so that the same key cannot pass for two
-                public = bytes_to_public_key(key)
-                if not isinstance(public.curve, ec.SECP384R1) or public_key_to_bytes(public) != key:
-                    raise ValueError
-        except Exception:  # whatever the parser makes of a stranger's bytes
-            refuse(clients[number], "sent a public key that is no point of the curve")
-            continue
-        keys[number] = pair
-    holders: dict[bytes, list[int]] = {}
-    for number, pair in keys.items():
-        for key in pair:
-            holders.setdefault(key, []).append(number)
-    for number in sorted({n for several in holders.values() if len(several) > 1 for n in several}):
-        refuse(clients[number], "sent a public key that is another's too")
-        del keys[number]
-    return keys
+            public = bytes_to_public_key(key)
+            if not isinstance(public.curve, ec.SECP384R1) or public_key_to_bytes(public) != key:
+                raise ValueError
+        except Exception as error:  # whatever the parser raises
+            raise MalformedMessage("sent a public key that is no point of the curve") from error
+    return pair
 
 
-def _enough(left: int, least: int) -> None:
+def _require(left: int, least: int) -> None:
     if left < least:
-        raise WordflockError(f"{left} clients are left of the {least} that a secure sum needs; nothing was learnt.")
+        raise WordflockError(
+            f"{left} clients are left of the {least} that secure aggregation needs; nothing was learned."
+        )
 
 
 def _combine(shares: list[bytes]) -> bytes:
+    """The secret of which these are shares; empty where they are shares of none, whatever the parser raises."""
     try:
         return combine_shares(shares)
-    except ValueError:
+    except Exception:
         return b""
 
 

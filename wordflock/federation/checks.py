@@ -1,0 +1,115 @@
+"""What statistics over clips must satisfy, whatever the clips: sums of squares cannot be less than squares of sums.
+
+Clients that send statistics which no clips have are refused by name. Statistics that some clips could have, but not the
+client's, pass: against those no inequality helps. All of these conditions are closed under addition, so the total of
+secure aggregation is checked by them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordflock.federation.roster import Client
+from wordflock.federation.wire import MalformedMessage
+from wordflock.head.closed_form import RIDGES, Scale, ScaleStatistics, Statistics
+
+TOLERANCE = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}  # by the number type in which statistics travelled
+MAX_ENERGY = (
+    4.0  # times the median client's mean square of a representation, or one part in so many: features are alike
+)
+MIN_COMPARED = 3  # clients, of which one can be unlike the others
+
+
+def check_counts(counts: NDArray[np.float64], clips: int) -> None:
+    """Raises MalformedMessage where these are not the numbers of `clips` clips by label."""
+    if (counts != np.rint(counts)).any():
+        raise MalformedMessage("sent statistics over parts of clips")
+    if counts.sum() != clips:
+        raise MalformedMessage(f"sent statistics over {counts.sum():.0f} clips, and introduced itself with {clips}")
+
+
+def check_scale_statistics(statistics: ScaleStatistics, clips: int) -> None:
+    """Raises MalformedMessage where no `clips` clips have these."""
+    check_counts(statistics.counts, clips)
+    # Cauchy and Schwarz: (Σ z)² ≤ clips Σ z².
+    limit = clips * statistics.squares * (1 + TOLERANCE["float64"])
+    if (np.square(statistics.total) > limit).any():
+        raise MalformedMessage("sent statistics of the scale whose sums are larger than their squares allow")
+
+
+def unlike_others(sent: Mapping[Client, ScaleStatistics]) -> list[Client]:
+    """Clients whose representations are on another scale than the median client's: no such features exist."""
+    energies = {client: float(one.squares.sum() / max(1.0, one.counts.sum())) for client, one in sent.items()}
+    if len(energies) < MIN_COMPARED:
+        return []
+    median = float(np.median(list(energies.values())))
+    return [client for client, e in energies.items() if not median / MAX_ENERGY <= e <= median * MAX_ENERGY]
+
+
+def check_statistics(
+    statistics: Statistics, clips: int, scale: Scale, before: ScaleStatistics, dtype: str = "float64"
+) -> None:
+    """Raises MalformedMessage where no `clips` clips have these, standardised by `scale`, and the statistics `before`.
+
+    `dtype` is the number type in which they travelled, which says how exactly equations hold.
+    """
+    eps, weights, counts = TOLERANCE[dtype], scale.label_weights, statistics.counts
+    check_counts(counts, clips)
+    if not np.array_equal(counts, before.counts):
+        raise MalformedMessage("sent statistics with other counts than those of the scale")
+    cross, rows = statistics.cross, np.arange(len(statistics.cross))
+    size = len(cross) - 1
+    starts = rows * (size + 1) - rows * (rows - 1) // 2
+    diagonal, last_column = statistics.triangle[starts], statistics.triangle[starts + size - rows]
+    mass = weights * counts  # of each label, Σ w
+    # The representation ends with a one.
+    if not _close(cross[-1], mass, eps * mass.sum()) or abs(diagonal[-1] - mass.sum()) > eps * mass.sum():
+        raise MalformedMessage("sent statistics whose last row is not the weighted counts")
+    slack = eps * (np.abs(cross).sum(axis=1) + np.sqrt(diagonal * mass.sum()))
+    if not _close(last_column, cross.sum(axis=1), slack):
+        raise MalformedMessage("sent a Gram matrix and cross moments of different clips")
+    if (np.abs(cross) > np.sqrt(mass * diagonal[:, None]) * (1 + eps) + eps * mass).any():
+        raise MalformedMessage("sent cross moments that are larger than the Gram matrix allows")
+    _check_same_clips(diagonal[:-1], cross[:-1], scale, before, eps)
+
+
+def _check_same_clips(
+    diagonal: NDArray[np.float64], cross: NDArray[np.float64], scale: Scale, before: ScaleStatistics, eps: float
+) -> None:
+    """Standardised, the statistics of the scale must be those of the Gram matrix and the cross moments."""
+    weights, clips = scale.label_weights, before.counts.sum()
+    sums = (before.total - clips * scale.mean) / scale.deviation
+    by_label = cross / weights
+    size = (np.abs(before.total) + clips * np.abs(scale.mean)) / scale.deviation + np.abs(by_label).sum(axis=1) + clips
+    squares = before.squares - 2 * scale.mean * before.total + clips * np.square(scale.mean)
+    squares = squares / np.square(scale.deviation)
+    room = eps * (before.squares + clips * np.square(scale.mean)) / np.square(scale.deviation) + eps * clips
+    there = before.counts > 0
+    low, high = weights[there].min(), weights[there].max()
+    if (
+        not _close(by_label.sum(axis=1), sums, eps * size)
+        or (diagonal < low * (squares - room) * (1 - eps)).any()
+        or (diagonal > high * (squares + room) * (1 + eps)).any()
+    ):
+        raise MalformedMessage("sent statistics of other clips than those of the scale")
+
+
+def check_semidefinite(statistics: Statistics, dtype: str = "float64") -> None:
+    """Raises MalformedMessage where the Gram matrix, with its own ridge, is not positive definite: clips' always is."""
+    from scipy.linalg import LinAlgError, cholesky
+    from threadpoolctl import threadpool_limits
+
+    gram = statistics.gram
+    gram[np.diag_indices_from(gram)] += RIDGES[-1 if dtype == "float16" else 0] * float(np.trace(gram)) / len(gram)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            cholesky(gram, overwrite_a=True)
+    except (LinAlgError, ValueError) as error:
+        raise MalformedMessage("sent a Gram matrix that is not positive semidefinite") from error
+
+
+def _close(one: NDArray[np.float64], other: NDArray[np.float64], slack: NDArray[np.float64] | float) -> bool:
+    return bool((np.abs(one - other) <= slack).all())
