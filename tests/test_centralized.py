@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_head(
         return replace(score, loss=math.nan) if next(epochs) == 3 else score
 
     monkeypatch.setattr(centralized, "evaluate_head", lost_in_epoch_3)
-    with pytest.raises(WordflockError, match="After epoch 3 the loss is no finite number any more; take a smaller"):
+    with pytest.raises(WordflockError, match="After epoch 3 the loss is not a finite number; take a smaller"):
         centralized.train(settings)
     assert load_checkpoint(tmp_path / "run/last.safetensors").training["epoch"] == 2
 

@@ -51,6 +51,8 @@ def values(kind: type[DataSettings], name: str) -> st.SearchStrategy[Any]:
         bool: st.booleans(),
     }
     usual = st.sampled_from(choices) if choices else by_type[hint]
+    if name == "name" and issubclass(kind, HeadSettings):  # of a run: a folder's name
+        usual = st.text(st.characters(categories=["L", "N"]), max_size=20)
     return st.none() | usual if optional else usual
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from wordflock.prepare import Prepared, prepare, resolved
 from wordflock.privacy.mechanism import PrivateStatistics, format_privacy
 from wordflock.progress import progress, report
 from wordflock.randomness import numpy_generator
-from wordflock.run import RunWriter, checkpoint_of, finish, new_head
+from wordflock.run import RunWriter, checkpoint_of, finish, new_head, open_run
 from wordflock.runs import LAST, METRICS, find_checkpoint
 from wordflock.settings import TrainSettings
 
@@ -62,22 +60,39 @@ def _train(settings: TrainSettings) -> Path:
     if settings.closed_form:
         if settings.checkpoint:
             raise WordflockError("--strategy closed-form starts from no --checkpoint; see `wordflock learn`.")
-        return _train_closed_form(settings, prepared, head, seconds)
+        with open_run(settings, "train") as run:
+            _train_closed_form(run, settings, prepared, head, seconds)
+        return run.folder
     recipe = Recipe.of(settings, settings.epochs)
-    labels, where = prepared.task.labels, device(settings)
-    optimizer = make_optimizer(head.to(where), recipe)  # whose state, taken over from a run, goes where the head is
+    optimizer = make_optimizer(head.to(device(settings)), recipe)  # whose state goes where the head is
     done, going_on = 0, False
     if before is not None:
         path = Path(settings.checkpoint)
         done = _go_on(head, optimizer, before, path, prepared)
         if done and not settings.name:
-            folder = path.parent if path.parent.name else path.parent.resolve()
+            folder = path.parent.resolve()
             settings = replace(settings, runs=str(folder.parent), name=folder.name)
         going_on = done > 0 and path.parent.resolve() == (Path(settings.runs) / settings.name).resolve()
         if done >= settings.epochs and (not going_on or (path.parent / METRICS).exists()):
             raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
-    run = RunWriter(settings, "train", going_on=going_on)
+    with open_run(settings, "train", going_on=going_on) as run:
+        _train_epochs(run, settings, prepared, head, optimizer, recipe, done, seconds)
+    return run.folder
+
+
+def _train_epochs(
+    run: RunWriter,
+    settings: TrainSettings,
+    prepared: Prepared,
+    head: Head,
+    optimizer: AdamW,
+    recipe: Recipe,
+    done: int,
+    seconds: dict[str, float],
+) -> None:
+    """The epochs after the first `done`, and what is made of the best head."""
     trained: Any = torch.compile(head) if settings.compile else head
+    labels, where = prepared.task.labels, device(settings)
     report(f"head parameters = {count_parameters(head):,}")
     score = evaluate_head(head, prepared.features["validation"], labels, device=where)
     when = f"after epoch {done}" if done else "before training"
@@ -86,40 +101,39 @@ def _train(settings: TrainSettings) -> Path:
     (run.folder / METRICS).unlink(missing_ok=True)  # what it tells of is over
     _forget_optimizers(run.folder, done)  # a kill may have left one more
     started = time.perf_counter()
-    with _saying_how_to_go_on(run):
-        for epoch in range(done, settings.epochs):
-            generator = numpy_generator(settings.seed, "epoch", epoch)
-            with progress(f"epoch {epoch + 1}", len(prepared.features["train"]), "clips") as advance:
-                loss = train_epoch(
-                    trained,
-                    optimizer,
-                    prepared.features["train"],
-                    recipe,
-                    generator,
-                    epoch=epoch,
-                    device=where,
-                    step=lambda clips, loss: advance(clips, f"loss {loss:.3f}"),
-                )
-            score = evaluate_head(head, prepared.features["validation"], labels, device=where)
-            if not math.isfinite(score.loss):
-                raise WordflockError(
-                    f"After epoch {epoch + 1} the loss is no finite number any more; take a smaller --learning-rate "
-                    f"than {settings.learning_rate}."
-                )
-            checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=epoch + 1, score=score)
-            # Before the checkpoint that it belongs to, and the one before gone after it: there is always a pair.
-            _save_optimizer(_optimizer_file(run.folder, epoch + 1), optimizer)
-            best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
-            _forget_optimizers(run.folder, epoch + 1)
-            report(f"epoch {epoch + 1}: train loss = {loss:.4f}, validation {score.summary}{' (best)' if best else ''}")
-        seconds["train"] = time.perf_counter() - started
-        finish(run, "epoch", settings, prepared, {"seconds": seconds})
-    return run.folder
+    for epoch in range(done, settings.epochs):
+        generator = numpy_generator(settings.seed, "epoch", epoch)
+        with progress(f"epoch {epoch + 1}", len(prepared.features["train"]), "clips") as advance:
+            loss = train_epoch(
+                trained,
+                optimizer,
+                prepared.features["train"],
+                recipe,
+                generator,
+                epoch=epoch,
+                device=where,
+                step=lambda clips, loss: advance(clips, f"loss {loss:.3f}"),
+            )
+        score = evaluate_head(head, prepared.features["validation"], labels, device=where)
+        if not math.isfinite(score.loss):
+            raise WordflockError(
+                f"After epoch {epoch + 1} the loss is not a finite number; take a smaller --learning-rate "
+                f"than {settings.learning_rate}."
+            )
+        checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=epoch + 1, score=score)
+        # Before the checkpoint that it belongs to, and the one before gone after it: there is always a pair.
+        _save_optimizer(_optimizer_file(run.folder, epoch + 1), optimizer)
+        best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
+        _forget_optimizers(run.folder, epoch + 1)
+        report(f"epoch {epoch + 1}: train loss = {loss:.4f}, validation {score.summary}{' (best)' if best else ''}")
+    seconds["train"] = time.perf_counter() - started
+    finish(run, "epoch", settings, prepared, {"seconds": seconds})
 
 
-def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]) -> Path:
+def _train_closed_form(
+    run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]
+) -> None:
     """The head whose output layer is solved in closed form, as that strategy of a federation does."""
-    run = RunWriter(settings, "train")
     report(f"head parameters = {count_parameters(head):,}")
     started = time.perf_counter()
     features, labels = prepared.features["train"], prepared.task.labels
@@ -142,7 +156,6 @@ def _train_closed_form(settings: TrainSettings, prepared: Prepared, head: Head, 
     run.record("epoch", checkpoint, validation_loss=score.loss)
     report(f"solved: validation {score.summary}")
     finish(run, "epoch", settings, prepared, metrics)
-    return run.folder
 
 
 def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, prepared: Prepared) -> int:
@@ -171,17 +184,6 @@ def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, pr
     }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
     return int(epochs)
-
-
-@contextmanager
-def _saying_how_to_go_on(run: RunWriter) -> Iterator[None]:
-    """Give a Ctrl-C the words for how to go on with the run."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if (last := run.folder / LAST).exists():
-            raise KeyboardInterrupt(f"go on with --checkpoint {last}") from None
-        raise
 
 
 def _optimizer_file(folder: Path, epoch: int) -> Path:

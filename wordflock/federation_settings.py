@@ -94,6 +94,7 @@ class FederationSettings(HeadSettings, PartitionSettings):
     secure_aggregation: bool = option(
         False, "The server learns the total of the clients' statistics or heads only, never a client's.", PRIVACY
     )
+    resume: str = option("", "Run to resume, a folder or a name below --runs; the run's own options apply.", OUTPUT)
     workers: int = option(
         0,
         "Clients trained at the same time. (default: one a processor core)",
@@ -168,7 +169,6 @@ class ServerSettings(FederationSettings):
     keep_running: bool = option(
         False, "Keep the server running after the run, for the next run with the same --listen.", FEDERATION
     )
-    resume: str = option("", "Run to resume, a folder or a name below --runs; the run's own options apply.", OUTPUT)
 
     def check_privacy(self) -> None:
         """Raises WordflockError where the settings ask for a privacy that they cannot have."""

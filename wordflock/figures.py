@@ -23,6 +23,8 @@ LINES = (
     ("client_accuracy", "clients' holdout clips", {"marker": "s", "color": COLOURS[1], "linestyle": "--"}),
 )  # key of the history, name, and how it is drawn
 
+from wordflock.files import write_atomically
+
 
 class NotebookFigure(Figure):
     """A figure that a notebook shows."""
@@ -119,5 +121,7 @@ def _figure(wide: bool = False) -> tuple[Figure, Any]:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    content = BytesIO()
+    figure.savefig(content, dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, content.getvalue())

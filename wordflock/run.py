@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import nn
 
 from wordflock.encoder.backend import device
 from wordflock.errors import WordflockError
-from wordflock.files import write_atomically
+from wordflock.files import locked, write_atomically
 from wordflock.head.calibration import calibrate
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
 from wordflock.head.metrics import Score, score
@@ -33,23 +35,58 @@ from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_config, re
 from wordflock.settings import HeadSettings
 
 
+@contextmanager
+def open_run(settings: HeadSettings, mode: str, *, going_on: bool = False) -> Iterator[RunWriter]:
+    """Make the folder of a run and keep others out of it for as long as the run goes on.
+
+    A folder that holds no head yet, for the run in it came to nothing, is used again. An interrupt says how to go on.
+    Raises WordflockError where the folder holds a head, unless `going_on` with that run, where another process uses
+    it, and where it cannot be made.
+    """
+    folder = _make_folder(settings, mode)
+    with locked(folder):
+        if settings.name and (folder / LAST).exists() and not going_on:
+            raise WordflockError(
+                f"The run {folder} exists already; give another --name, delete that folder, or go on with "
+                f"{_remedy(mode, folder)}."
+            )
+        run = RunWriter(folder, settings, mode, going_on)
+        try:
+            yield run
+        except KeyboardInterrupt:
+            if (folder / LAST).exists() and mode != "server":  # whose other process says so
+                raise KeyboardInterrupt(f"go on with {_remedy(mode, folder)}") from None
+            raise
+        finally:
+            run.close()
+
+
+def _remedy(mode: str, folder: Path) -> str:
+    return f"--checkpoint {folder / LAST}" if mode == "train" else f"wordflock {mode} --resume {folder}"
+
+
 class RunWriter:
     """One run's folder, and the best validation accuracy in it so far."""
 
-    def __init__(self, settings: HeadSettings, mode: str, *, going_on: bool = False) -> None:
-        """Makes the folder; one that holds no head yet, for the run in it came to nothing, is used again.
-
-        Raises WordflockError where it holds a head, unless `going_on` with that run, and where it cannot be made.
-        """
+    def __init__(self, folder: Path, settings: HeadSettings, mode: str, going_on: bool) -> None:
+        """Writes the settings. What came after the last checkpoint is forgotten, for it is done again."""
         import tomli_w
 
-        self.folder = _make_folder(settings, mode, going_on)
-        write_atomically(self.folder / CONFIG, tomli_w.dumps({"mode": mode, **settings.as_config()}).encode())
-        self.history = read_history(self.folder) if going_on else []
+        self.folder = folder
+        write_atomically(folder / CONFIG, tomli_w.dumps({"mode": mode, **settings.as_config()}).encode())
+        last = load_checkpoint(folder / LAST).training if going_on and (folder / LAST).exists() else {}
+        done = last.get("epoch", last.get("round", -1))
+        self.history = [line for line in read_history(folder) if line.get("epoch", line.get("round")) <= done]
         self.best = max((line["validation_accuracy"] for line in self.history), default=-1.0)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._events = SummaryWriter(str(self.folder))
+        self._events = SummaryWriter(str(folder))
+        for file in folder.glob("events.*"):
+            file.chmod(0o600)
+
+    def close(self) -> None:
+        """Close TensorBoard's events."""
+        self._events.close()
 
     def record(self, counter: str, checkpoint: Checkpoint, **values: Any) -> bool:
         """Keep the checkpoint of one epoch or round (`counter`) and its line of history; tells whether it is the best.
@@ -80,26 +117,21 @@ class RunWriter:
             from wordflock.figures import plot_accuracy
 
             plot_accuracy(self.history, self.folder / "accuracy.png")
-        self._events.close()
         facts = RunFacts(self.folder, read_config(self.folder), self.history, metrics, read_predictions(self.folder))
         write_card(facts, self.folder)
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
 
 
-def _make_folder(settings: HeadSettings, mode: str, going_on: bool) -> Path:
+def _make_folder(settings: HeadSettings, mode: str) -> Path:
     runs, name = Path(settings.runs), settings.name or time.strftime(f"{mode}-%Y%m%d-%H%M%S")
     folder, number = runs / name, 1
-    if settings.name and (folder / LAST).exists() and not going_on:
-        raise WordflockError(
-            f"The run {folder} exists already; give another --name, delete that folder, or, where `wordflock train` "
-            f"made it, go on with --checkpoint {folder / LAST}."
-        )
     try:
         runs.mkdir(parents=True, exist_ok=True)
         while not settings.name and folder.exists():  # other runs began in the same second
             number += 1
             folder = runs / f"{name}-{number}"
-        folder.mkdir(parents=True, exist_ok=bool(settings.name))
+        folder.mkdir(exist_ok=bool(settings.name))
+        folder.chmod(0o700)  # predictions name speakers, statistics are of their recordings
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wordflock.errors import WordflockError, did_you_mean
+from wordflock.federation_settings import FederationSettings
 
 BEST, LAST, METRICS, CONFIG, HISTORY = (
     "best.safetensors",
@@ -20,6 +21,7 @@ BEST, LAST, METRICS, CONFIG, HISTORY = (
     "history.jsonl",
 )
 RUNS = Path("runs")
+Resumable = TypeVar("Resumable", bound=FederationSettings)
 
 
 def find_checkpoint(name: str | Path, which: str = BEST) -> Path:
@@ -56,7 +58,35 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's history, one an epoch or round."""
     path = folder / HISTORY
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    history = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry["validation_accuracy"], int | float):
+                raise ValueError(entry)
+            history.append(entry)
+        except (ValueError, KeyError) as error:
+            raise WordflockError(f"{path} is damaged in line {number}; delete that line and run again.") from error
+    return history
+
+
+def resumed(settings: Resumable, mode: str) -> Resumable:
+    """The own options of the run that `settings.resume` names, a folder or a name below --runs.
+
+    Raises WordflockError where there is no such run, it is done, or another command made it.
+    """
+    folders = Path(settings.resume), Path(settings.runs) / settings.resume
+    folder = next((folder.resolve() for folder in folders if (folder / CONFIG).is_file()), None)
+    if folder is None:
+        raise WordflockError(f"--resume {settings.resume} is not a run; name a folder with a {CONFIG}.")
+    config = read_config(folder)
+    if config.get("mode") != mode:
+        raise WordflockError(f"--resume {settings.resume} is a run of `wordflock {config.get('mode')}`, not of {mode}.")
+    if (folder / METRICS).exists():
+        raise WordflockError(f"The run {folder} is done; its head is {folder / BEST}.")
+    own = type(settings).from_config(config)
+    return replace(own, resume=str(folder), name=folder.name, runs=str(folder.parent))
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wordflock.errors import WordflockError
+from wordflock.errors import OptionError, WordflockError
 from wordflock.head.kinds import KINDS
 from wordflock.options import (
     DATA,
@@ -253,6 +253,12 @@ class HeadSettings(Settings):
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)", OUTPUT)
     runs: str = option("runs", "Folder for runs.", OUTPUT)
     skip_test: bool = option(False, "Do not score the test split, as in the trials of a sweep.", OUTPUT, rare=True)
+
+    def __post_init__(self) -> None:
+        """As that of Settings; refuses a name that would put the run outside its folder."""
+        super().__post_init__()
+        if self.name and (Path(self.name).name != self.name or self.name[0] == "." or not self.name.isprintable()):
+            raise OptionError("name", self.name, "is not a name; leave out /, a dot at the beginning and control codes")
 
     @property
     def closed_form(self) -> bool:

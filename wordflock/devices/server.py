@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import secrets
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -23,9 +22,10 @@ from wordflock.devices.processes import Tail, flower, free_port, in_own_process,
 from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
 from wordflock.federation_settings import ServerSettings
+from wordflock.files import locked
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
-from wordflock.runs import BEST, METRICS, find_run
+from wordflock.runs import CONFIG, METRICS, find_run, resumed
 from wordflock.settings import resolved_paths
 
 START = 300.0  # seconds that Flower's processes have to start
@@ -51,11 +51,13 @@ def serve(settings: ServerSettings) -> Path:
         except OSError as error:
             raise WordflockError(f"--listen {settings.listen} cannot be had: {error.strerror}.") from error
     (folder / "server").mkdir(parents=True, exist_ok=True)
+    for private in (folder, folder / "server"):
+        private.chmod(0o700)
     if settings.data:
         in_own_process(_encode, settings)
     # The address as this machine reaches it: a server on all networks is on the loopback too.
     here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    with stoppable(), ExitStack() as stack:
+    with stoppable(), locked(folder / "server"), ExitStack() as stack:
         link = _Link(kept or folder / "server", f"{here}:{port}", tls)
         if kept is None:
             stack.enter_context(_started(link, settings, host, port, keys))
@@ -76,7 +78,7 @@ def serve(settings: ServerSettings) -> Path:
             if kept is not None:  # whose other runs go on without this one
                 link.control.stop_run(number)
                 end_holder(alive(folder))  # which would notice that within half a minute
-            if (folder / "config.toml").exists():
+            if (folder / CONFIG).exists():
                 raise KeyboardInterrupt(f"go on with: wordflock server --resume {folder}") from None
             raise
         if settings.keep_running and kept is None:
@@ -173,18 +175,7 @@ def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
 def _resolved(settings: ServerSettings) -> ServerSettings:
     """The settings with everything decided that can be: the run's own ones for --resume, a name, whole paths."""
     if settings.resume:
-        folder = next((f for f in (Path(settings.resume), Path(settings.runs) / settings.resume) if f.is_dir()), None)
-        if folder is None or not (folder / "config.toml").exists():
-            raise WordflockError(f"--resume {settings.resume} is no run; name a folder with a config.toml.")
-        before = ServerSettings.from_config(tomllib.loads((folder / "config.toml").read_text()))
-        folder = folder.resolve()
-        settings = replace(
-            before,
-            resume=str(folder),
-            name=folder.name,
-            runs=str(folder.parent),
-            keep_running=settings.keep_running,
-        )
+        settings = replace(resumed(settings, "server"), keep_running=settings.keep_running)
     files: dict[str, Any] = {
         key: resolved_paths(value)
         for key in ("data", "table", "runs", "certificates", "authorized_keys")
@@ -244,9 +235,7 @@ def _encode(settings: ServerSettings) -> None:
 
 
 def _check_run(settings: ServerSettings, folder: Path) -> None:
-    if settings.resume and (folder / METRICS).exists():
-        raise WordflockError(f"The run {folder} is done; its head is {folder / BEST}.")
-    if not settings.resume and (folder / "config.toml").exists():
+    if not settings.resume and (folder / CONFIG).exists():
         raise WordflockError(f"The run {folder} exists already; give another --name, or delete that folder.")
 
 

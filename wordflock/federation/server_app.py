@@ -31,11 +31,11 @@ from wordflock.head.metrics import NO_SCORE, Score
 from wordflock.head.torch_head import count_parameters
 from wordflock.head.training import evaluate_head
 from wordflock.partition import Member, federation
-from wordflock.prepare import resolved
+from wordflock.prepare import Prepared, resolved
 from wordflock.privacy.accounting import Releases, rounds_report
 from wordflock.privacy.mechanism import format_privacy
 from wordflock.progress import print_line, progress, report, reporting
-from wordflock.run import RunWriter, checkpoint_of, finish, new_head
+from wordflock.run import RunWriter, checkpoint_of, finish, new_head, open_run
 from wordflock.runs import BEST
 from wordflock.settings import CLOSED_FORM
 
@@ -69,9 +69,8 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     """
     settings.check_privacy()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
-    devices = isinstance(settings, ServerSettings)
-    grid = cast(Grid, _Packing(grid)) if devices else grid
-    mode = "server" if devices else "simulate"
+    mode = "server" if isinstance(settings, ServerSettings) else "simulate"
+    grid = cast(Grid, _Packing(grid)) if mode == "server" else grid
     started = time.perf_counter()
     members: list[Member] = []  # in a simulation
     if isinstance(settings, ServerSettings):
@@ -80,13 +79,29 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         prepared, members = federation(settings).prepared, federation(settings).members
     settings = resolved(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
+    with open_run(settings, mode, going_on=bool(settings.resume)) as run:
+        _train_rounds(run, grid, settings, prepared, members, seconds)
+    return run.folder
+
+
+def _train_rounds(
+    run: RunWriter,
+    grid: Grid,
+    settings: FederationSettings,
+    prepared: Prepared,
+    members: Sequence[Member],
+    seconds: dict[str, float],
+) -> None:
+    """The rounds that are not done yet, and what is made of the best head."""
+    devices, mode = (
+        isinstance(settings, ServerSettings),
+        "server" if isinstance(settings, ServerSettings) else "simulate",
+    )
     head = new_head(settings, prepared)
     labels, validation = prepared.task.labels, prepared.features["validation"]
-    resume = isinstance(settings, ServerSettings) and bool(settings.resume)
-    run = RunWriter(settings, mode, going_on=resume)
     strategy = make_strategy(settings)
     weights, done = get_weights(head), -1
-    if resume:
+    if settings.resume:
         weights, done = _go_on(run, strategy, weights)
     set_weights(head, weights)
     # The round in closed form is the only one, or comes before the first.
@@ -99,7 +114,6 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         score = evaluate_head(head, validation, labels)
         report(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
-    outcome: RoundResult | None = None
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
     scorer = Scorer(grid, roster, settings, head, validation)
@@ -134,9 +148,8 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
                 f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
             )
     seconds["rounds"] = time.perf_counter() - started
-    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, outcome, settings, members)}
+    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, settings, members)}
     finish(run, "round", settings, prepared, metrics)
-    return run.folder
 
 
 def say_that_it_is_over(grid: Grid) -> None:
@@ -174,6 +187,7 @@ def _line(
         "bytes_down": outcome.bytes_down,
         "seconds": seconds,
         **({"release": outcome.release} if outcome.release else {}),
+        **({"privacy": outcome.privacy} if outcome.privacy else {}),
         **({"refused": outcome.problems} if outcome.problems else {}),
         **({"costs": outcome.costs} if costs else {}),
     }
@@ -185,9 +199,7 @@ def _releases(run: RunWriter) -> Releases:
     return tuple((noise, drawn, among) for noise, drawn, among in releases)
 
 
-def _sum_up(
-    run: RunWriter, outcome: RoundResult | None, settings: FederationSettings, members: Sequence[Member]
-) -> dict[str, Any]:
+def _sum_up(run: RunWriter, settings: FederationSettings, members: Sequence[Member]) -> dict[str, Any]:
     """What metrics.json says of all rounds and of the clients; prints the costs of real devices."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
@@ -196,7 +208,8 @@ def _sum_up(
         "refused": sum(len(line.get("refused", [])) for line in lines),
     }
     releases = _releases(run)
-    if privacy := rounds_report(settings, releases) if releases else outcome and outcome.privacy:
+    solved = next((line["privacy"] for line in lines if "privacy" in line), None)
+    if privacy := rounds_report(settings, releases) if releases else solved:
         report(format_privacy(privacy))
         metrics["privacy"] = privacy
     if isinstance(settings, ServerSettings):
@@ -218,9 +231,8 @@ def _go_on(
     done = int(last.training["round"])
     if _strategy_file(run.folder, done).exists():
         set_state(strategy, load_tensors(_strategy_file(run.folder, done))[0])
-    if not run.history or run.history[-1]["round"] < done:  # it died between the checkpoint and the line
-        run.history.append({"round": done, "validation_accuracy": last.training["validation_accuracy"]})
-    return last.weights, done
+    # In the head's own order, in which FedAvgM has its momenta: files have the alphabet's.
+    return {name: last.weights[name] for name in untrained}, done
 
 
 def _strategy_file(folder: Path, number: int) -> Path:

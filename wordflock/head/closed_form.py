@@ -229,7 +229,7 @@ class StatisticsFolder:
         (self.folder / f"client-{client}.safetensors").unlink(missing_ok=True)
 
     def _save(self, name: str, arrays: dict[str, Array]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         save_tensors(self.folder / f"{name}.safetensors", arrays, {})
 
     def _load(self, name: str) -> dict[str, Array]:

@@ -1,0 +1,86 @@
+"""Simulations and trainings that are killed at any file operation, or any moment, and resumed: the same bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import killed_after, killed_at
+
+from wordflock.federation.simulation import simulate
+from wordflock.federation_settings import FederationSettings
+from wordflock.head.checkpoint import load_checkpoint
+
+
+def settings(tmp_path: Path, strategy: str, **options: Any) -> FederationSettings:
+    return FederationSettings(
+        **{
+            "runs": str(tmp_path),
+            "name": "run",
+            "clients": 4,
+            "clients_per_round": 3,
+            "rounds": 3,
+            "batch_size": 8,
+            "local_epochs": 1,
+            "strategy": strategy,
+            "workers": 1,
+            **options,
+        }
+    )
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """All that a run leaves but what times and names say."""
+    timeless = {"seconds", "costs"}
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    arrays = {name: load_checkpoint(folder / f"{name}.safetensors") for name in ("best", "last")}
+    return {
+        "history": [{key: value for key, value in line.items() if key not in timeless} for line in lines],
+        "metrics": {key: value for key, value in metrics.items() if key not in timeless},
+        "heads": {
+            name: (head.training, {key: array.tobytes() for key, array in head.weights.items()})
+            for name, head in arrays.items()
+        },
+        "files": sorted(file.name for file in folder.rglob("*") if not file.name.startswith("events.")),
+    }
+
+
+def again(asked: FederationSettings) -> Path:
+    """Resume a run that was killed, or start it where it was killed before it had its settings."""
+    folder = Path(asked.runs) / asked.name
+    if (folder / "metrics.json").exists():  # it was killed after it was done
+        return folder
+    return simulate(FederationSettings(runs=asked.runs, resume="run") if (folder / "config.toml").exists() else asked)
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "closed-form"])
+def test_a_simulation_killed_at_a_file_operation_is_resumed_to_the_same_bytes(tmp_path, play, strategy):
+    play([24] * 4)
+    whole = left(simulate(settings(tmp_path / "whole", strategy)))
+    asked = settings(tmp_path / "killed", strategy)
+    number = 0
+    while killed_at(number, tmp_path, lambda: simulate(asked)):
+        assert left(again(asked)) == whole, number
+        shutil.rmtree(tmp_path / "killed")
+        number += 1 + number // 12
+    assert number > 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "closed-form"])
+def test_a_simulation_killed_again_and_again_is_resumed_to_the_same_bytes(tmp_path, play, strategy):
+    play([24] * 4)
+    whole = left(simulate(settings(tmp_path / "whole", strategy)))
+    chance = random.Random(0)
+    for _ in range(15):
+        asked = settings(tmp_path / "killed", strategy)
+        kills = 0
+        while killed_after(chance.uniform(0.05, 0.6), lambda asked=asked: again(asked)) and kills < 4:
+            kills += 1
+        assert left(again(asked)) == whole
+        shutil.rmtree(tmp_path / "killed")
