@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from wordflock.files import write_atomically
+
 # Colours that colour-blind eyes tell apart (Okabe and Ito, https://jfly.uni-koeln.de/color/), without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 HATCHES = ("", "////", "...")  # for the second and the third word of a colour
@@ -22,8 +24,6 @@ LINES = (
     ("validation_accuracy", "validation", {"marker": "o", "color": COLOURS[0]}),
     ("client_accuracy", "clients' holdout clips", {"marker": "s", "color": COLOURS[1], "linestyle": "--"}),
 )  # key of the history, name, and how it is drawn
-
-from wordflock.files import write_atomically
 
 
 class NotebookFigure(Figure):
