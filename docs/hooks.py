@@ -65,11 +65,14 @@ def relink(markdown: str, page: str) -> str:
 
 def command_reference() -> str:
     """Every command of the command line, under the headings of its help."""
-    from wordflock.cli.commands import COMMANDS
+    from wordflock.cli.commands import COMMANDS, function_of
 
     sections = []
     for heading, commands in COMMANDS.items():
-        sections += [f"## {heading}", *(command_section(words, run) for words, run in commands.items())]
+        sections += [
+            f"## {heading}",
+            *(command_section(words, function_of(where)) for words, where in commands.items()),
+        ]
     return "\n\n".join(sections)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import wordflock
 from wordflock.cli import on_command_line, one_sentence
-from wordflock.cli.commands import COMMANDS, FAMILIES, app, run
+from wordflock.cli.commands import COMMANDS, FAMILIES, app, function_of, run
 from wordflock.errors import OptionError, WordflockError
 from wordflock.options import dashed
 from wordflock.settings import EvaluateSettings, TrainSettings
@@ -36,7 +36,7 @@ def test_every_command_has_help(words: str, capsys: pytest.CaptureFixture[str]) 
     for flag in ("--help", "-h"):
         run([*words.split(), flag])
         shown = capsys.readouterr().out
-        function = next(commands[words] for commands in COMMANDS.values() if words in commands)
+        function = function_of(next(commands[words] for commands in COMMANDS.values() if words in commands))
         assert f"Usage: wordflock {words}" in shown
         help = FAMILIES.get(words) or inspect.getdoc(function) or ""
         assert " ".join(help.split()[:4]) in shown

@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from cyclopts import App, Group
 from cyclopts.config import Env
 
 import wordflock
-from wordflock.cli import data, devices, hear, report, training, use
 from wordflock.cli.options import HELP_ALL
 
-# By the headings of the help; the first line of a function's docstring is its help.
-COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+# By the headings of the help: the module below cli/ and the function of each command, whose docstring is its help.
+COMMANDS: dict[str, dict[str, str]] = {
     "Train": {
-        "train": training.train,
-        "simulate": training.simulate,
-        "prepare": training.prepare,
-        "forget": training.forget,
-        "learn": training.learn,
+        "train": "training:train",
+        "simulate": "training:simulate",
+        "prepare": "training:prepare",
+        "forget": "training:forget",
+        "learn": "training:learn",
     },
     "Use": {
-        "evaluate": use.evaluate,
-        "predict": use.predict,
-        "listen": hear.listen,
-        "spot": hear.spot,
-        "evaluate-stream": hear.evaluate_stream,
-        "export": hear.export,
+        "evaluate": "use:evaluate",
+        "predict": "use:predict",
+        "listen": "hear:listen",
+        "spot": "hear:spot",
+        "evaluate-stream": "hear:evaluate_stream",
+        "export": "hear:export",
     },
     "See": {
-        "runs": report.runs,
-        "runs show": report.show,
-        "runs delete": report.delete,
-        "report": report.report,
-        "compare": report.compare,
-        "sweep": report.sweep,
-        "board": report.board,
-        "push": report.push,
+        "runs": "report:runs",
+        "runs show": "report:show",
+        "runs delete": "report:delete",
+        "report": "report:report",
+        "compare": "report:compare",
+        "sweep": "report:sweep",
+        "board": "report:board",
+        "push": "report:push",
     },
     "Train on devices": {
-        "server": devices.server,
-        "client": devices.client,
-        "certificates": devices.certificates,
+        "server": "devices:server",
+        "client": "devices:client",
+        "certificates": "devices:certificates",
     },
     "Data and encoders": {
-        "data download": data.download,
-        "data synthesize": data.synthesize,
-        "data describe": data.describe,
-        "encoder save": data.save_encoder,
+        "data download": "data:download",
+        "data synthesize": "data:synthesize",
+        "data describe": "data:describe",
+        "encoder save": "data:save_encoder",
     },
 }
 FAMILIES = {
@@ -66,11 +66,14 @@ EPILOGUE = (
 def run(arguments: Sequence[str]) -> None:
     """Run one command. Raises what it raises, and CycloptsError for arguments that it does not take."""
     words = ["--help" if word == HELP_ALL else word for word in arguments]
-    app()(words, exit_on_error=False, print_error=False, result_action="return_value")
+    first = next((word for word in words if not word.startswith("-")), "")
+    app(first)(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
-def app() -> App:
-    """All commands as an application of cyclopts."""
+def app(first: str = "") -> App:
+    """The commands that begin with a word as an application of cyclopts, or all where none does: modules of others are
+    not imported, which a start of `predict` would notice."""
+    chosen = {words for commands in COMMANDS.values() for words in commands if words.split()[0] == first}
     top = App(
         name="wordflock",
         help=(inspect.getdoc(wordflock) or "").splitlines()[0],
@@ -83,7 +86,10 @@ def app() -> App:
     )
     for place, (heading, commands) in enumerate(COMMANDS.items()):
         group = Group(heading, sort_key=place)
-        for words, function in commands.items():
+        for words, where in commands.items():
+            if chosen and words not in chosen:
+                continue
+            function = function_of(where)
             family, _, name = words.rpartition(" ")
             if words in FAMILIES or (family and family not in top):
                 about = FAMILIES[family or words]
@@ -94,3 +100,10 @@ def app() -> App:
                 (top[family] if family else top).command(function, name=name, group=None if family else group)
     top.register_install_completion_command(help="Install completion for this shell.", add_to_startup=False)
     return top
+
+
+def function_of(place: str) -> Callable[..., None]:
+    """The function of a command, by its row in the table."""
+    module, _, name = place.partition(":")
+    function: Callable[..., None] = getattr(import_module(f"wordflock.cli.{module}"), name)
+    return function
