@@ -179,7 +179,7 @@ def test_an_encoding_that_is_interrupted_loses_nothing_that_it_finished(wordfloc
     finally:
         gate.close()
         screen.close()
-    assert (process.returncode, out) == (130, b"")
+    assert process.returncode == 130 and b"clips ready" not in out
     assert "Traceback" not in screen.text
     kept = rows(wordflock.path("half"))
     assert clips_to_encode(wordflock, prepare) == 200 - kept
