@@ -110,10 +110,37 @@ def read_table(path: Path) -> None:
     open_table(str(table))
 
 
+def messages() -> list[bytes]:
+    """Arrays as they travel, and a head packed for a journey."""
+    wire = pytest.importorskip("wordflock.federation.wire")
+    from wordflock.federation.packing import pack
+
+    arrays = {"weight": np.ones((3, 40), np.float32), "bias": np.zeros(3, np.float32)}
+    sent = [arrays["weight"], np.ones(5), np.arange(6, dtype=np.uint64).reshape(2, 3), pack(arrays)]
+    return [wire.encode(array).data for array in sent]
+
+
+def read_message(path: Path) -> None:
+    from flwr.app import Array
+    from flwr.common.constant import SType
+
+    from wordflock.federation.packing import unpack
+    from wordflock.federation.wire import MalformedMessage, decode
+
+    try:
+        array = decode(Array("float32", (3, 40), SType.NUMPY, path.read_bytes()))
+        assert array.nbytes <= path.stat().st_size
+        if array.dtype == np.uint8:
+            unpack(array)
+    except MalformedMessage:
+        pass
+
+
 TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[Path], object]]] = {
     "recordings": (recordings, read_recording),
     "archives": (archives, read_archive),
     "checkpoints": (checkpoints, lambda path: load_checkpoint(str(path))),
+    "messages": (messages, read_message),
     "tables": (tables, read_table),
 }
 
