@@ -6,9 +6,11 @@ And folders that one process writes to at a time.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 
-LOCK = ".lock"
+LOCK, SWITCH = ".lock", ".switch"
 
 
 def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
@@ -64,6 +66,43 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # and with it the lock
+
+
+@contextmanager
+def switching(folder: Path, outdated: Sequence[str] = ()) -> Iterator[Path]:
+    """Change many files of a folder in one step: all of it happens or nothing, whatever is killed and whenever.
+
+    Yields an empty folder for the new files, which take their places in `folder` at the end of the block, while what
+    matches the patterns `outdated` is deleted. The step is a rename; what follows it is done by `finish_switch`, if
+    not here then by whoever opens the folder next. The folder must be `locked`.
+    """
+    aside, files = folder / f"{SWITCH}.new", folder / f"{SWITCH}.new" / "files"
+    files.mkdir(mode=0o700, parents=True)
+    aside.chmod(0o700)
+    try:
+        yield files
+        write_atomically(aside / "outdated.json", json.dumps(list(outdated)).encode())
+        aside.rename(folder / SWITCH)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    finish_switch(folder)
+
+
+def finish_switch(folder: Path) -> None:
+    """Do what is left of a switch that was begun, and undo one that was not."""
+    begun, list_of_outdated = folder / SWITCH, folder / SWITCH / "outdated.json"
+    shutil.rmtree(folder / f"{SWITCH}.new", ignore_errors=True)
+    if list_of_outdated.exists():
+        outdated = {path for pattern in json.loads(list_of_outdated.read_text()) for path in folder.glob(pattern)}
+        for path in outdated:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # After the deletions, which are done again where this was killed: they may match a file's old version.
+        for file in [path for path in (begun / "files").rglob("*") if path.is_file()]:
+            target = folder / file.relative_to(begun / "files")
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            file.replace(target)
+        list_of_outdated.unlink()
+    shutil.rmtree(begun, ignore_errors=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
