@@ -30,7 +30,7 @@ bench: .venv/dev  ## every figure about speed, measured on this machine; BENCH="
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 docs: .venv/docs  ## the documentation as a website, in site/; a broken link is an error
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 hooks: .venv/dev  ## check every commit before it is made
 	$(BIN)/pre-commit install

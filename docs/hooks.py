@@ -1,6 +1,7 @@
 """What the website has beyond docs/: the options of every command, module lists, and pages of the root.
 
-A page asks for all commands with `<!-- commands: all -->` and for a wing's modules with `<!-- modules: audio -->`.
+A page asks for what it needs with a marker: `<!-- commands: all -->`, `<!-- layouts: all -->`, `<!-- api: all -->` or,
+for the modules of a wing, `<!-- modules: audio -->`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import inspect
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cyclopts import Argument, ArgumentCollection
+    from cyclopts import App, Argument
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
@@ -27,7 +28,8 @@ ELSEWHERE = {
     "SECURITY.md": "project/security.md",
 }
 GROUPS = ("Data", "Features", "Training", "Federation", "Privacy", "Output")
-MARKER = re.compile(r"<!-- (commands|modules): ([\w-]+) -->")
+PUBLIC = "::: {}\n    options:\n      skip_local_inventory: true"  # links between pages go to the page of all modules
+MARKER = re.compile(r"<!-- (commands|layouts|api|modules): ([\w-]+) -->")
 LINK = re.compile(r"\]\(([^)\s:#]+\.md)(#[^)\s]*)?\)")
 
 
@@ -48,7 +50,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def expand(kind: str, name: str) -> str:
     """What a marker stands for."""
-    return command_reference() if kind == "commands" else module_list(name)
+    match kind:
+        case "commands":
+            return command_reference()
+        case "layouts":
+            return layout_table()
+        case "api":
+            return "\n\n".join(PUBLIC.format(name) for name in public_names())
+        case _:
+            return "\n\n".join(f"::: {module}" for module in modules(name))
 
 
 def relink(markdown: str, page: str) -> str:
@@ -65,38 +75,38 @@ def relink(markdown: str, page: str) -> str:
 
 def command_reference() -> str:
     """Every command of the command line, under the headings of its help."""
-    from wordflock.cli.commands import COMMANDS, function_of
+    from wordflock.cli.commands import COMMANDS
 
     sections = []
     for heading, commands in COMMANDS.items():
-        sections += [
-            f"## {heading}",
-            *(command_section(words, function_of(where)) for words, where in commands.items()),
-        ]
+        sections += [f"## {heading}", *map(command_section, commands)]
     return "\n\n".join(sections)
 
 
-def command_section(words: str, run: Callable[..., None]) -> str:
+def command_section(words: str) -> str:
     """A command: what it does, how it is called, and a table for each group of its options."""
     groups: dict[str, list[str]] = {}
-    arguments = sorted(arguments_of(words), key=lambda argument: group_order(argument.parameter.group[0].name))
+    command = command_of(words)
+    arguments = sorted(
+        command.assemble_argument_collection(), key=lambda argument: group_order(argument.parameter.group[0].name)
+    )
     for argument in arguments:
         groups.setdefault(argument.parameter.group[0].name, []).append(option_row(argument))
     places = [argument.names[0] for argument in arguments if not argument.names[0].startswith("-")]
     usage = " ".join(["wordflock", words, *places, "[OPTIONS]"])
     head = "| option | default | what it does |\n|---|---|---|\n"
     tables = [f"**{name}**\n\n{head}" + "\n".join(rows) for name, rows in groups.items()]
-    return "\n\n".join([f"### {words}", inspect.getdoc(run) or "", f"```text\n{usage}\n```", *tables])
+    return "\n\n".join([f"### {words}", command.help, f"```text\n{usage}\n```", *tables])
 
 
-def arguments_of(words: str) -> ArgumentCollection:
-    """What a command takes."""
+def command_of(words: str) -> App:
+    """A command by its words."""
     from wordflock.cli.commands import app
 
     command = app()
     for word in words.split():
         command = command[word]
-    return command.assemble_argument_collection()
+    return command
 
 
 def group_order(name: str) -> int:
@@ -115,14 +125,28 @@ def option_row(argument: Argument) -> str:
     return f"| {names} | {f'`{value}`' if known else ''} | {help}{allowed} |"
 
 
-def module_list(wing: str) -> str:
-    """The directives that make mkdocstrings print every module of a wing, or the modules that belong to none."""
-    return "\n\n".join(f"::: {name}" for name in modules(ROOT / "wordflock" / ("" if wing == "root" else wing)))
+def layout_table() -> str:
+    """The layouts of data sets, in the order in which they are tried."""
+    from wordflock.data.layouts import LAYOUTS
+
+    rows = [f"| `{layout.name}` | {layout.title} |" for layout in LAYOUTS]
+    return "\n".join(["| `--layout` | what it is |", "|---|---|", *rows])
 
 
-def modules(folder: Path) -> Iterator[str]:
-    """The modules in a folder; below it too, unless it is the package itself, whose folders are wings."""
-    for path in sorted(folder.glob("*.py") if folder.name == "wordflock" else folder.rglob("*.py")):
+def public_names() -> Iterator[str]:
+    """Where the names that `import wordflock` offers are defined."""
+    import wordflock
+
+    for name in wordflock.__all__:
+        value = getattr(wordflock, name)
+        if hasattr(value, "__module__"):
+            yield f"{value.__module__}.{name}"
+
+
+def modules(wing: str) -> Iterator[str]:
+    """The modules of a wing; those of "root" belong to none."""
+    package = ROOT / "wordflock"
+    for path in sorted(package.glob("*.py") if wing == "root" else (package / wing).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
             yield ".".join(parts)

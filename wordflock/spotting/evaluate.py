@@ -43,7 +43,7 @@ class Evaluation:
             unknown = score.recall_with_rejection.get(UNKNOWN)
             recall = "" if unknown is None else f", {UNKNOWN} recall {unknown:.4f}"
             lines.append(
-                f"as predict answers, with keywords below {score.threshold:.2f} taken for {UNKNOWN}: "
+                f"with rejection (keywords below {score.threshold:.2f} are {UNKNOWN}): "
                 f"accuracy {score.accuracy_with_rejection:.4f}{recall}"
             )
         return "\n".join(lines)
