@@ -45,6 +45,13 @@ class FederationSettings(HeadSettings, PartitionSettings):
     init: str = option(
         "untrained", "Head that the first round starts from.", FEDERATION, choices=("untrained", CLOSED_FORM)
     )
+    last_layer: str = option(
+        CLOSED_FORM,
+        "Last layer of the final head: solved in closed form over all clients after the last round (not with "
+        "--dp-epsilon), or averaged as in the rounds.",
+        FEDERATION,
+        choices=(CLOSED_FORM, "averaged"),
+    )
     min_clips: int = option(
         8,
         "Minimum number of clips of a client that sends statistics; those of fewer would reveal the clips.",
@@ -113,6 +120,11 @@ class FederationSettings(HeadSettings, PartitionSettings):
     def required_clips(self) -> int:
         """Clips that a client needs to take part."""
         return self.min_clips if self.closed_form else self.batch_size
+
+    @property
+    def solves_last_layer(self) -> bool:
+        """Whether the last layer is solved after the rounds; that would be one more release of a private run."""
+        return self.last_layer == CLOSED_FORM and not self.closed_form and self.dp_epsilon is None
 
     @property
     def statistics_dtype(self) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 from wordflock.federation.costs import format_costs, sum_costs
+from wordflock.federation.last_layer import solve_last_layer
 from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import describe_members, server_side
 from wordflock.federation.messages import pack_head
@@ -147,8 +148,11 @@ def _train_rounds(
                 f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
                 f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
             )
+    metrics: dict[str, Any] = {"seconds": seconds, "rounds": rounds}
+    if settings.solves_last_layer:
+        metrics["last_layer"] = solve_last_layer(grid, roster, settings, head, run, mode, scorer)
     seconds["rounds"] = time.perf_counter() - started
-    metrics = {"seconds": seconds, "rounds": rounds, **_sum_up(run, settings, members)}
+    metrics |= _sum_up(run, settings, members)
     finish(run, "round", settings, prepared, metrics)
 
 

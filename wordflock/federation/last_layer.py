@@ -1,0 +1,74 @@
+"""After the rounds: the last layer solved in closed form over all clients, so that rounds are no worse than one round.
+
+Averaged rounds forget words that few clients have. What the layers below have learned is worth keeping, and the best
+last layer on top of them follows from statistics of all clients, as in the round in closed form.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from wordflock.errors import WordflockError
+from wordflock.federation.closed_form_round import closed_form_round
+from wordflock.federation.roster import Roster
+from wordflock.federation.scoring import Scorer
+from wordflock.federation_settings import FederationSettings
+from wordflock.head.checkpoint import get_weights, save_checkpoint
+from wordflock.head.metrics import NO_SCORE
+from wordflock.head.torch_head import Head
+from wordflock.head.training import load_solution
+from wordflock.progress import report
+from wordflock.run import RunWriter, checkpoint_of
+from wordflock.runs import BEST
+
+MAX_POOLED = 4096  # coordinates; the statistics grow with their square, here to 67 MB a client
+
+
+def solve_last_layer(
+    grid: Grid,
+    roster: Roster,
+    settings: FederationSettings,
+    head: Head,
+    run: RunWriter,
+    mode: str,
+    scorer: Scorer,
+) -> dict[str, Any]:
+    """Solve the last layer of the head of the last round, which becomes the run's best head unless it scores lower.
+
+    The run's history and last head stay those of the rounds: a run that is resumed goes
+    on from these. Where the statistics cannot be solved, the heads of the rounds stay, and a line says why. Returns
+    what metrics.json says of it.
+    """
+    started, size = time.perf_counter(), head.output.in_features
+    try:
+        if size > MAX_POOLED:
+            raise WordflockError(f"It has {size:,} inputs, and the closed form takes {MAX_POOLED:,} at most.")
+        roster.refresh()
+        solved = closed_form_round(grid, roster, settings, head)
+    except WordflockError as error:
+        report(f"the last layer stays as the rounds averaged it: {error}")
+        return {"kept": False, "problem": str(error)}
+    load_solution(head, solved.solution)
+    scored = scorer.score(settings.rounds + 1, get_weights(head)) or NO_SCORE
+    kept = scored.accuracy >= run.best
+    if kept:
+        best = checkpoint_of(head, settings, roster.prepared, mode=mode, score=scored, round=settings.rounds)
+        save_checkpoint(run.folder / BEST, best)
+    megabytes = max(cost["bytes_up"] for cost in solved.costs) / 1e6
+    report(
+        f"last layer solved from {len(solved.costs)} clients' statistics, {megabytes:.1f} MB each: "
+        f"{scored.summary}{' (best)' if kept else ''}"
+    )
+    return {
+        "kept": kept,
+        "validation_accuracy": scored.accuracy,
+        "ridge": solved.solution.ridge,
+        "clients": len(solved.costs),
+        "bytes_up": max(cost["bytes_up"] for cost in solved.costs),
+        "bytes_down": max(cost["bytes_down"] for cost in solved.costs),
+        "refused": solved.problems,
+        "seconds": time.perf_counter() - started,
+    }
