@@ -65,6 +65,11 @@ def test_keywords_make_the_settings_that_they_name(call: Any, kind: type[Options
     assert _settings(kind, {"seed": 3, "data": Path("words")}) == kind(seed=3, data="words")  # type: ignore[call-arg]
 
 
+def test_several_sources_are_a_list() -> None:
+    settings = _settings(TrainSettings, {"data": [Path("a,b.tar"), "c"]})
+    assert settings.sources == ["a,b.tar", "c"]
+
+
 @given(st.lists(st.text("abcäß ", min_size=1).map(str.strip).filter(bool), max_size=5))
 def test_a_list_of_words_is_what_commas_separate(words: list[str]) -> None:
     assert _settings(TrainSettings, {"keywords": words}).keyword_list == words
@@ -83,7 +88,7 @@ def test_a_preset_gives_what_is_not_given() -> None:
         ({"sed": 1}, "There is no option sed; did you mean seed?"),
         ({"seed": "1"}, "seed = '1' is of the wrong type."),
         ({"seed": -1}, "seed = -1 is too small; the minimum is 0."),
-        ({"data": ["a,b"]}, "data = ['a,b'] is not a list of words without commas."),
+        ({"cache": ["a,b"]}, "cache = ['a,b'] is not a list of words without commas."),
         ({"data": [1]}, "data = [1] is not a list of words without commas."),
         ({"device": "gpu"}, "device = 'gpu' is none of auto, cpu, cuda; did you mean cpu?"),
     ],

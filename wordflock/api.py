@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 from wordflock.errors import OptionError, WordflockError, did_you_mean
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.metrics import Score
-from wordflock.options import Options, checked_type
+from wordflock.options import Options, checked_type, join_lines
 from wordflock.progress import print_line, reporting
 from wordflock.runs import find_checkpoint, find_run, read_history, read_metrics
 from wordflock.settings import PRESETS, EvaluateSettings, TrainSettings
@@ -109,25 +109,28 @@ def load(model: str | Path, *, encoder: str | Path = "", threshold: float | None
 
 
 def _settings(kind: type[AnyOptions], options: dict[str, Any], preset: str = "wordflock") -> AnyOptions:
-    """Settings from keywords: lists for what the command line separates by commas, paths for what it calls files."""
+    """Settings from keywords: lists for what the command line separates by commas or gives
+    several times, paths for what it calls files."""
     types = get_type_hints(kind)
-    names = [f.name for f in fields(kind)]
+    names, several = [f.name for f in fields(kind)], [f.name for f in fields(kind) if f.metadata["several"]]
     if preset not in PRESETS:
         raise OptionError("preset", preset, f"is none of {', '.join(PRESETS)}{did_you_mean(preset, PRESETS)}")
     values = {name: value for name, value in PRESETS[preset].items() if name in names}
     for name, value in options.items():
         if name not in names:
             raise WordflockError(f"There is no option {name}{did_you_mean(name, names)}")
-        values[name] = checked_type(name, _plain(name, value), types[name])
+        values[name] = checked_type(name, _plain(name, value, several), types[name])
     return kind(**values)
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: Any, several: Sequence[str]) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if not isinstance(value, list | tuple):
         return value
     words = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in value]
+    if name in several and all(isinstance(word, str) for word in words):
+        return join_lines(words)
     if not all(isinstance(word, str) and "," not in word for word in words):
         raise OptionError(name, value, "is not a list of words without commas")
     return ",".join(words)
