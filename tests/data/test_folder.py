@@ -99,7 +99,7 @@ def test_unknown_speakers_are_warned_of_once_and_only_where_it_matters() -> None
 
 @pytest.mark.parametrize(
     ("pattern", "complaint"),
-    [("(", "is no regular expression"), ("alice", "has no group"), (r"(\d{9})", "finds no speaker in any file")],
+    [("(", "is not a regular expression"), ("alice", "has no group"), (r"(\d{9})", "finds no speaker in any file")],
 )
 def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, complaint: str) -> None:
     with pytest.raises(WordflockError, match=f"^The speaker pattern '{re.escape(pattern)}' {complaint}.*\\.$"):

@@ -252,7 +252,7 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(
 ) -> None:
     expected = found(scan_files(folder, tmp_path / "cache"))
     damage(tmp_path / "cache" / "files.sqlite")
-    with pytest.warns(WordflockWarning, match=r"files\.sqlite is damaged .* made anew\.") as warned:
+    with pytest.warns(WordflockWarning, match=r"files\.sqlite is damaged .* rebuilt\.") as warned:
         assert found(scan_files(folder, tmp_path / "cache")) == expected
     assert len(warned) == 1
     looks.clear()

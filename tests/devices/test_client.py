@@ -25,7 +25,7 @@ def test_each_message_of_a_sum_has_words_of_its_own(capsys: pytest.CaptureFixtur
         story.tell(f"{INFO}Receiving: {what} message (ID: f00)")
     assert (
         capsys.readouterr().out
-        == "summing up the clips\nsecure sum, 3 of 4: training or summing up, and adding masks\n"
+        == "computing statistics\nsecure aggregation, 3 of 4: training or computing statistics, and adding masks\n"
     )
 
 

@@ -22,7 +22,7 @@ MISTAKES = {
     "prepare: texts only": ("prepare --data texts --cache cache", "texts holds no usable clip"),
     "prepare: no sound in them": ("prepare --data mute --cache cache", "mute holds no usable clip .*is no"),
     "prepare: no such table": (f"prepare {WORDS_OF_SMALL} --table no.csv", "table no.csv cannot be read"),
-    "prepare: a pattern that is none": (f"prepare {WORDS_OF_SMALL} --speaker-pattern (", "no regular expression"),
+    "prepare: a pattern that is none": (f"prepare {WORDS_OF_SMALL} --speaker-pattern (", "not a regular expression"),
     "describe: nothing there": ("data describe --data nowhere --cache cache", "nowhere does not exist"),
     "describe: an empty folder": ("data describe --data empty --cache cache", "empty holds no usable clip"),
     "describe: no picture": (f"data describe {WORDS_OF_SMALL} --plot plot.gif", "plot.gif is no PNG"),
@@ -134,7 +134,7 @@ def test_mistakes_leave_nothing_behind(wordflock: Wordflock) -> None:
 def test_a_damaged_list_of_files_is_made_anew(wordflock: Wordflock) -> None:
     answer = wordflock.run(f"data describe {WORDS_OF_SMALL} --cache unlisted")
     assert answer.status == 0 and "180 clips" in answer.out
-    assert re.fullmatch(r"Warning: .*files\.sqlite is damaged .* made anew\.\n", answer.err)
+    assert re.fullmatch(r"Warning: .*files\.sqlite is damaged .* rebuilt\.\n", answer.err)
 
 
 def test_broken_recordings_are_named_and_the_rest_goes_on(wordflock: Wordflock) -> None:

@@ -26,11 +26,11 @@ def log_mel(
     """The log-mel spectrograms, shape (batch, 80, samples // 160), of clips of shape (batch, samples).
 
     Each clip is scaled by its own loudest bin, as Whisper does, padding included. `rfft` is the Fourier transform along
-    the last axis, for who has a faster one.
+    the last axis, for callers with a faster one.
     """
     samples = clips.shape[-1]
     if samples % HOP_SAMPLES:
-        raise ValueError(f"A clip of {samples} samples is no whole number of {HOP_SAMPLES}-sample hops.")
+        raise ValueError(f"{samples} samples are not a whole number of {HOP_SAMPLES}-sample hops.")
     half = FFT_SAMPLES // 2
     padded = np.pad(clips.astype(np.float32, copy=False), ((0, 0), (half, half)), mode="reflect")
     # The last frame is left out, as in Whisper: it is centred on the sample after the clip's end.

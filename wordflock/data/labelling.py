@@ -153,7 +153,9 @@ def _speakers(pattern: str, names: Sequence[str]) -> dict[str, str]:
     try:
         expression = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise WordflockError(f"The speaker pattern '{pattern}' is no regular expression ({error}); mend it.") from error
+        raise WordflockError(
+            f"The speaker pattern '{pattern}' is not a regular expression ({error}); correct it."
+        ) from error
     if not expression.groups:
         raise WordflockError(f"The speaker pattern '{pattern}' has no group; put the speaker in parentheses.")
     searched = [name if "/" in pattern else posixpath.basename(name) for name in names]

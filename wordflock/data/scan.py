@@ -24,9 +24,9 @@ from wordflock.data.names import printable
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import progress
 
-MIN_SECONDS = 0.1  # seconds; less is no word
+MIN_SECONDS = 0.1  # seconds; less cannot hold a word
 
-_VERSION = 3  # of the tables below and of what counts as a fault; another one starts the database anew
+_VERSION = 3  # of the tables below and of what counts as a fault; another one rebuilds the database
 _TABLES = """
 DROP TABLE IF EXISTS archives; DROP TABLE IF EXISTS files;
 CREATE TABLE archives (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, root TEXT, entries TEXT, faults TEXT);
@@ -80,7 +80,7 @@ def scan_files(source: str | Path, cache: Path, is_text: Callable[[str], bool] =
     What was found is kept in `files.sqlite` in the folder `cache`, by path, place, size and time of change; an archive
     that has not changed is not opened at all. `is_text` tells, by its name, whether a text file's contents are wanted.
     Raises WordflockError for a source that cannot be listed and a cache that cannot be written; warns of a damaged
-    database, which is made anew.
+    database, which is rebuilt.
     """
     database = Path(cache) / "files.sqlite"
     try:
@@ -89,7 +89,7 @@ def scan_files(source: str | Path, cache: Path, is_text: Callable[[str], bool] =
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:  # its subclasses do not mean damage
             raise _unusable(database, error) from error
-        warnings.warn(f"{database} is damaged ({error}) and is made anew.", WordflockWarning, stacklevel=2)
+        warnings.warn(f"{database} is damaged ({error}) and is rebuilt.", WordflockWarning, stacklevel=2)
     try:
         for name in (database, database.with_name("files.sqlite-journal")):
             name.unlink(missing_ok=True)

@@ -157,13 +157,13 @@ WORK = {
     OVER: "no more rounds come",
     "query": "introducing this client",
     "train": "training",
-    "train.scale": "taking the measure of the clips",
-    "train.statistics": "summing up the clips",
-    "train.private": "summing up the clips, each within a bound",
-    "train.keys": "secure sum, 1 of 4: making keys",
-    "train.shares": "secure sum, 2 of 4: sharing secrets with other clients",
-    "train.masked": "secure sum, 3 of 4: training or summing up, and adding masks",
-    "train.unmask": "secure sum, 4 of 4: what takes the masks off the total",
+    "train.scale": "computing scale statistics",
+    "train.statistics": "computing statistics",
+    "train.private": "computing statistics of clipped contributions",
+    "train.keys": "secure aggregation, 1 of 4: making keys",
+    "train.shares": "secure aggregation, 2 of 4: sharing secrets with other clients",
+    "train.masked": "secure aggregation, 3 of 4: training or computing statistics, and adding masks",
+    "train.unmask": "secure aggregation, 4 of 4: removing the masks from the total",
     "evaluate": "scoring the head",
 }
 
@@ -178,12 +178,15 @@ def _resolved(settings: ClientSettings) -> ClientSettings:
 
 
 def _tls(settings: ClientSettings, host: str) -> ssl.SSLContext | None:
-    """How to know the server; None for one that nobody vouches for, where that is allowed."""
+    """How to verify the server; None for connections without TLS, where they are allowed."""
     if settings.ca:
         try:
             return ssl.create_default_context(cafile=settings.ca)
         except OSError as error:
-            raise WordflockError(f"--ca {settings.ca} is no certificate ({error.strerror or error}).") from error
+            raise WordflockError(
+                f"--ca {settings.ca} is not a certificate ({error.strerror or error}); give the ca.crt of "
+                "'wordflock certificates'."
+            ) from error
     if settings.insecure or is_here(host):
         if settings.key:
             raise WordflockError("--key works with TLS only; add --ca.")

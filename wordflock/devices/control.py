@@ -69,7 +69,9 @@ class Control:
             if not isinstance(key, EllipticCurvePublicKey):
                 raise ValueError("it is of another kind")
         except ValueError as error:
-            raise WordflockError(f"{public_key} is no public key of 'wordflock certificates' ({error}).") from error
+            raise WordflockError(
+                f"{public_key} is not a public key ({error}); make one with 'wordflock certificates'."
+            ) from error
         try:
             self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key)))
         except httpx.HTTPStatusError as error:

@@ -75,7 +75,7 @@ def available_backends(device: str) -> list[Backend]:
 
 
 BATCH_FRAMES = 1_120  # 16 clips of 1.4 s: more of them fall out of the processor's cache and take longer each
-CUDA_BYTES_A_FRAME = 200_000  # of the encoder's work, at most; chosen on paper, as no GPU was at hand
+CUDA_BYTES_A_FRAME = 200_000  # of the encoder's work, at most; computed, not measured: no GPU was available
 CUDA_MOST_CLIPS = 2_048
 
 

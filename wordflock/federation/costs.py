@@ -67,7 +67,7 @@ def sum_costs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "processor": costs[-1]["processor"],
                 "rounds": len(costs),
                 "clips": costs[-1]["clips"],
-                # One that was started anew found its clips encoded.
+                # One that was restarted found its clips encoded.
                 "encode_seconds": max(cost["encode_seconds"] for cost in costs),
                 "train_seconds_per_round": sum(cost["seconds"] for cost in known) / len(known) if known else None,
                 "bytes_up": sum(cost["bytes_up"] for cost in costs),
