@@ -19,7 +19,7 @@ from benchmarks.clips import chosen_clips, features_of, own_memory, run, seconds
 from benchmarks.rounds import SPEC, WIDTH, few_clips, rounds_in_process
 from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.audio.spectrogram import log_mel
-from wordflock.data import read_samples
+from wordflock.data.loading import read_samples
 from wordflock.encoder.backend import batch_size, spec_of
 from wordflock.encoder.onnx_encoder import build_onnx_encoder
 from wordflock.encoder.spec import FeatureSpec, weights_for

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from wordflock.audio.augment import add_noise
 from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.audio.spectrogram import log_mel
-from wordflock.data import read_samples
 from wordflock.data.clips import Clip, ClipTable
+from wordflock.data.loading import read_samples
 from wordflock.data.task import UNKNOWN, Task, choose_task, examples
 from wordflock.encoder.backend import spec_of
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from benchmarks.clips import chosen_clips, run, seconds
 from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.audio.spectrogram import log_mel
-from wordflock.data import read_samples
+from wordflock.data.loading import read_samples
 from wordflock.encoder.spec import feature_spec
 from wordflock.encoder.torch_encoder import load_encoder
 from wordflock.head.torch_head import build_head, count_parameters

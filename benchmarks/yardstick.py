@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import wordflock
-from wordflock.data import load_clips
 from wordflock.data.clips import Clip
+from wordflock.data.loading import load_clips
 from wordflock.errors import WordflockWarning
 from wordflock.predictions import ClipPrediction, read_predictions
 from wordflock.randomness import numpy_generator

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from wordflock.data import load_clips
 from wordflock.data.clips import SPLITS, ClipTable
+from wordflock.data.loading import load_clips
 from wordflock.data.negatives import negative_clips
 from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of

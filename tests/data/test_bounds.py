@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordflock.data import bounds, load_clips, scan
+from wordflock.data import bounds, scan
 from wordflock.data.listing import list_files
+from wordflock.data.loading import load_clips
 from wordflock.data.scan import scan_files
 from wordflock.data.speech_commands import SPEAKER_PATTERN
 from wordflock.errors import WordflockError

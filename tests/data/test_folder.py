@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from scans import scan_of
 
 from wordflock.audio.reading import read_clip
-from wordflock.data import Clip, ClipTable, load_clips, read_samples, table_of
+from wordflock.data.clips import Clip, ClipTable
+from wordflock.data.loading import load_clips, read_samples, table_of
 from wordflock.data.speech_commands import which_split
 from wordflock.errors import WordflockError, WordflockWarning
 

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scans import scan_of
 
-from wordflock.data import ClipTable, load_clips, read_samples, table_of
+from wordflock.data.clips import ClipTable
 from wordflock.data.layouts import LAYOUTS
+from wordflock.data.loading import load_clips, read_samples, table_of
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import reporting
 from wordflock.settings import LAYOUTS as NAMES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wordflock.audio.reading import SAMPLE_RATE, read_clip
-from wordflock.data import load_clips, read_samples
+from wordflock.data.loading import load_clips, read_samples
 from wordflock.data.negatives import negative_clips
 from wordflock.data.task import UNKNOWN, choose_task, examples
 from wordflock.errors import WordflockError

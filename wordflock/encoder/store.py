@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE, fit
-from wordflock.data import read_samples
 from wordflock.data.clips import Clip
+from wordflock.data.loading import read_samples
 from wordflock.encoder.backend import batch_size
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.errors import WordflockError, WordflockWarning

@@ -101,7 +101,7 @@ def _players(run: RunFacts) -> dict[str, str]:
     import soundfile
 
     from wordflock.audio.reading import SAMPLE_RATE
-    from wordflock.data import read_samples
+    from wordflock.data.loading import read_samples
     from wordflock.prepare import load_table
     from wordflock.settings import Settings
 

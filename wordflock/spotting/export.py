@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE, fit
-from wordflock.data import read_samples
+from wordflock.data.loading import read_samples
 from wordflock.data.task import Task, examples
 from wordflock.errors import OptionError, WordflockError
 from wordflock.files import write_atomically

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from wordflock.audio.augment import coloured_noise, level
 from wordflock.audio.reading import SAMPLE_RATE
-from wordflock.data import load_clips, read_samples
 from wordflock.data.clips import Clip
+from wordflock.data.loading import load_clips, read_samples
 from wordflock.data.scan import scan_files
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
