@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from killing import killed_after, killed_at
 from named_clips import named_clips
 
 from wordflock import centralized, figures, files, run
@@ -119,6 +123,49 @@ def test_killed_before_or_after_any_write_it_goes_on_to_the_same_result(
             assert centralized.train(killed) == died  # there is nothing to go on from, and the name is free
         assert what_is_left(died) == whole
     assert write > 3 * settings.epochs
+
+
+def resume(settings: TrainSettings) -> Path:
+    """Train again what was killed: from its last checkpoint, or from the start where there is none."""
+    died = Path(settings.runs) / settings.name
+    if (died / "metrics.json").exists():
+        return died
+    return centralized.train(on(settings, died) if (died / "last.safetensors").exists() else settings)
+
+
+def test_killed_at_a_file_operation_it_goes_on_to_the_same_result(settings: TrainSettings, tmp_path: Path) -> None:
+    whole, number = what_is_left(centralized.train(settings)), 0
+    killed = replace(settings, name="killed")
+    while killed_at(number, tmp_path, lambda: centralized.train(killed)):
+        assert what_is_left(resume(killed)) == whole, number
+        shutil.rmtree(tmp_path / "killed")
+        number += 1 + number // 6
+    assert number > 3 * settings.epochs
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_goes_on_to_the_same_result(settings: TrainSettings, tmp_path: Path) -> None:
+    whole, chance = what_is_left(centralized.train(settings)), random.Random(0)
+    killed = replace(settings, name="killed")
+    kills = 0
+    while kills < 60:
+        for _ in range(4):
+            kills += killed_after(chance.uniform(0.01, 0.25), lambda: resume(killed))
+        assert what_is_left(resume(killed)) == whole
+        shutil.rmtree(tmp_path / "killed")
+
+
+def test_the_number_of_threads_changes_no_byte(settings: TrainSettings) -> None:
+    threads, heads = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            folder = centralized.train(replace(settings, name=str(number)))
+            heads.append((folder / "last.safetensors").read_bytes())
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(heads)) == 1
 
 
 def test_ctrl_c_says_with_which_checkpoint_to_go_on_where_there_is_one(

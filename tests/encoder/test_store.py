@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import killed_at
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -343,7 +344,7 @@ def test_a_deleted_features_file_is_made_again(tmp_path: Path) -> None:
     assert_heals(tmp_path, 5, set(range(5)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(row=st.integers(0, 499), place=st.integers(0, SPEC.frames * WIDTH * 2 - 1), change=st.integers(1, 255))
 def test_one_byte_overwritten_anywhere_is_found(row: int, place: int, change: int) -> None:
     """Of many rows too: a sample of them would miss it."""
@@ -587,6 +588,21 @@ def test_features_are_the_encoder_s_of_each_clip_whatever_it_was_batched_with(
         for features in (alone, direct):
             assert torch.allclose(together[index], features, rtol=2e-3, atol=2e-3)
     assert (together[0] - together[1]).abs().max() > 0.1  # clips differ by more than what is tolerated
+
+
+def test_an_encoding_killed_at_a_file_operation_is_repeated_and_every_clip_is_there_once(
+    encoder_file: Path, recordings: list[Clip], tmp_path: Path
+) -> None:
+    spec = feature_spec(str(encoder_file), 0.3, "last")
+    whole = encode_clips(recordings, range(22), spec, tmp_path / "whole", "cpu")
+    number, cache = 0, tmp_path / "killed"
+    while killed_at(number, tmp_path, lambda: encode_clips(recordings, range(22), spec, cache, "cpu")):
+        features = encode_clips(recordings, range(22), spec, cache, "cpu")
+        np.testing.assert_array_equal(features.array[features.rows], whole.array[whole.rows])
+        assert len(features.array) == len(set(features.rows.tolist())) == 22
+        shutil.rmtree(cache)
+        number += 2
+    assert number > 5
 
 
 @pytest.mark.parametrize("layer", ["last", "1+last"])

@@ -33,15 +33,23 @@ def settings(tmp_path: Path, strategy: str, **options: Any) -> FederationSetting
     )
 
 
+def timeless(value: Any) -> Any:
+    """What JSON says, but for times."""
+    if isinstance(value, list):
+        return [timeless(each) for each in value]
+    if isinstance(value, dict):
+        return {key: timeless(each) for key, each in value.items() if key not in ("seconds", "costs")}
+    return value
+
+
 def left(folder: Path) -> dict[str, Any]:
     """All that a run leaves but what times and names say."""
-    timeless = {"seconds", "costs"}
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     metrics = json.loads((folder / "metrics.json").read_text())
     arrays = {name: load_checkpoint(folder / f"{name}.safetensors") for name in ("best", "last")}
     return {
-        "history": [{key: value for key, value in line.items() if key not in timeless} for line in lines],
-        "metrics": {key: value for key, value in metrics.items() if key not in timeless},
+        "history": timeless(lines),
+        "metrics": timeless(metrics),
         "heads": {
             name: (head.training, {key: array.tobytes() for key, array in head.weights.items()})
             for name, head in arrays.items()
