@@ -29,7 +29,7 @@ WINGS = (
     ("privacy",),
     ("prepare", "partition", "predictions", "runs", "figures"),
     ("report",),
-    ("run", "describe", "centralized", "revise", "sweep"),
+    ("run", "describe", "check", "check_page", "centralized", "revise", "sweep"),
     ("federation",),
     ("devices",),
     ("spotting",),

@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data synthesize": "data:synthesize",
         "data describe": "data:describe",
         "encoder save": "data:save_encoder",
+        "data check": "data:check",
     },
 }
 FAMILIES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 from wordflock.cli.options import command
 from wordflock.federation_settings import PartitionSettings
 from wordflock.options import split_commas
+from wordflock.settings import Settings
 
 
 @command
@@ -55,6 +57,27 @@ def download(
     path = download(data_set, Path(folder or default_cache() / FOLDER).expanduser(), url=url, accept=accept)
     size, use = path.stat().st_size / 1e6, path if folder else name
     print(f"{path}: {size:,.0f} MB, {data_set.licence}; use it with --data {use}")
+
+
+@command
+def check(
+    settings: Settings,
+    *,
+    suggestions: Annotated[int, Parameter(help="Clips to name that most likely have a wrong label.")] = 10,
+    json: Annotated[bool, Parameter(help="Print one JSON object.", negative=())] = False,
+    html: Annotated[str, Parameter(help="Write a page with players to this file.")] = "",
+) -> None:
+    """Look for what may be wrong with a data set; the exit status is 1 where anything is."""
+    from wordflock.check import check, format_check
+    from wordflock.check_page import check_page
+    from wordflock.files import write_atomically
+
+    found = check(settings, suggestions)
+    if html:
+        write_atomically(Path(html), check_page(found).encode())
+    print(dumps(found.as_json(), indent=2) if json else format_check(found))
+    if found.problems:
+        raise SystemExit(1)
 
 
 @command
