@@ -15,7 +15,7 @@ import pytest
 
 from wordflock.devices import certificates, processes
 from wordflock.devices.connection import proxy_to, unreachable
-from wordflock.devices.flower import SERVER_HEADER
+from wordflock.devices.guard import SERVER_HEADER
 from wordflock.errors import WordflockError
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

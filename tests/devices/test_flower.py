@@ -13,7 +13,8 @@ import pytest
 from flwr.proto.message_pb2 import ObjectTree
 
 from wordflock.devices import flower
-from wordflock.devices.flower import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard, foreign_code
+from wordflock.devices.flower import foreign_code
+from wordflock.devices.guard import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard
 from wordflock.federation_settings import ServerSettings
 
 OWN = """

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib import request
 from urllib.parse import unquote, urlsplit
 
-from wordflock.devices.flower import SERVER_HEADER
+from wordflock.devices.guard import SERVER_HEADER
 from wordflock.errors import WordflockError
 
 TIMEOUT = 10.0  # seconds

@@ -19,7 +19,8 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from wordflock import __version__
-from wordflock.devices.flower import COMPONENTS, SECRET_HEADER
+from wordflock.devices.flower import COMPONENTS
+from wordflock.devices.guard import SECRET_HEADER
 from wordflock.devices.processes import without_proxies
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings

@@ -4,56 +4,64 @@ The programs are Flower's, with a few things added. They end when the process th
 A SuperLink opens to other machines only what clients need: Flower serves the interface through which programs are
 started on the same port, with no password. A SuperNode runs the ClientApp installed with Wordflock and no code that a
 server sends. A SuperExec imports the apps once and forks for every message, where Flower's starts a Python that imports
-torch anew, for seconds on a small board.
+torch again, for seconds on a small board.
+
+With `federation/in_process.py` this is the module that touches Flower's internals. They are: uvicorn's start
+(`uvicorn.run`), the middleware (`extensions.get_middleware`), `SqlLinkState.activate_node` and `.get_message_res`, the
+tables of its state, `SubprocessExecutor.launch`, `http_grid.inflate_object_from_contents`, `get_fused_config_from_fab`,
+`runtime_handlers.confirm_message_received`, and the `time` of `start_client_internal`.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
+import json
 import logging
 import math
 import os
-import secrets
 import signal
+import sqlite3
 import ssl
 import sys
 import time
 import tomllib
 import traceback
 import zipfile
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
-from ipaddress import ip_address
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from wordflock.devices.guard import READY, Guard, tell
 from wordflock.devices.processes import end_with_parent
 
 if TYPE_CHECKING:
+    from flwr.app import Message
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 
-OUTPUT = "WORDFLOCK_OUTPUT"  # environment: the file for what users should see
-SECRET = "WORDFLOCK_SECRET"  # environment: the file with what those who control a SuperLink must know
-READY = "WORDFLOCK_READY"  # environment: the file that is there once clients may come
 KIND = "WORDFLOCK_APP"  # environment: which app a SuperExec runs, serverapp or clientapp
 COMPONENTS = {
     "serverapp": "wordflock.federation.server_app:app",
     "clientapp": "wordflock.federation.client_app:app",
 }
-OPEN_TO_CLIENTS = ("/v1/fleet/", "/health")
-CONTROL = "/v1/control/"
-SECRET_HEADER = "wordflock-secret"
-SERVER_HEADER = "wordflock-server"  # in the answer to /health: by it a client knows a server of ours from any other
 POLL_INTERVAL, MAX_POLL_INTERVAL = 0.25, 1.0  # seconds between a SuperNode's looks for messages, each of 850 bytes
 REPLY_POLL_INTERVAL = 0.1  # seconds between its looks for the answer to one, which cost the network nothing
 SHUTDOWN_GRACE = 1  # seconds that a SuperLink which is told to end has for the requests that it is at
+MAX_ARRAY_BYTES = 1 << 28  # of an array that a client's message is put together to
+# Tables of a SuperLink's state with what messages hold, the parts before what they are parts of.
+PAYLOADS = [
+    "object_push_session_pending",
+    "object_push_session_roots",
+    "object_push_sessions",
+    "run_objects",
+    "object_children",
+    "objects",
+    "message_ins",
+    "message_res",
+]
 REFUSED = 76  # exit status of a SuperNode that was sent foreign code
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def main() -> None:
@@ -68,67 +76,6 @@ def main() -> None:
             _superexec()
         case "supernode":
             _supernode()
-
-
-class Guard:
-    """Turns away what comes from other machines and is not for them; says which clients were turned away.
-
-    Who controls the SuperLink must know its secret as well: another user of this machine, or whoever comes through a
-    tunnel or a proxy on it, does not.
-    """
-
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._app, self._ready = app, Path(os.environ[READY])
-        self._secret = Path(os.environ[SECRET]).read_bytes()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on one request, or answer it with 403."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path, peer = scope["path"], (scope.get("client") or ("", 0))[0]
-        if not path.startswith(OPEN_TO_CLIENTS) and not same_machine(peer, (scope.get("server") or ("", 0))[0]):
-            tell(f"{peer} was turned away: {path} is for this machine only")
-            await _answer(send, 403)
-            return
-        if path.startswith(CONTROL):
-            given = dict(scope["headers"]).get(SECRET_HEADER.encode(), b"")
-            if not secrets.compare_digest(given, self._secret):
-                tell(f"{peer} was turned away: {path} is for this server's own processes only")
-                await _answer(send, 403)
-                return
-        if path.startswith("/v1/fleet/") and not self._ready.exists():
-            await _answer(send, 503)  # a client takes this for "try again", and an unknown key for the end
-            return
-
-        async def watched(message: MutableMapping[str, Any]) -> None:
-            status = message.get("status", 200)
-            if path in ("/v1/fleet/activate-node", "/v1/fleet/register-node") and status >= 400:
-                tell(f"a client at {peer} was turned away: its key is not among those of --authorized-keys")
-            if path == "/health" and message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), (SERVER_HEADER.encode(), b"1")]}
-            await send(message)
-
-        await self._app(scope, receive, watched)
-
-
-async def _answer(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def same_machine(peer: str, own: str) -> bool:
-    """Whether a connection from address `peer` to our address `own` stays on this machine."""
-    try:
-        return peer == own or ip_address(peer).is_loopback
-    except ValueError:
-        return False
-
-
-def tell(line: str) -> None:
-    """Say something to the user at the terminal, who does not see Flower's log; in one line, whoever it speaks of."""
-    with Path(os.environ[OUTPUT]).open("a") as file:
-        file.write("".join(c for c in line if c.isprintable()) + "\n")
 
 
 def foreign_code(program: bytes) -> str:
@@ -220,9 +167,11 @@ def _superexec() -> None:
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
     from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
     from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
+    from flwr.superlink.grid import http_grid
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
     kind = os.environ[KIND]
+    setattr(http_grid, "inflate_object_from_contents", inflate_or_error)  # noqa: B010
     importlib.import_module(COMPONENTS[kind].partition(":")[0])
     while kind == "serverapp" and not Path(os.environ[READY]).exists():
         time.sleep(REPLY_POLL_INTERVAL)  # before that there may be runs that an earlier SuperLink left behind
@@ -250,6 +199,65 @@ def _superexec() -> None:
     log = logging.getLogger("flwr")
     log.handlers, log.propagate = [logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))], False
     flower_superexec()
+
+
+def inflate_or_error(message_id: str, contents: dict[str, bytes]) -> Message:
+    """A client's message from its parts, as Flower puts it together; one with an error where that cannot be done.
+
+    Flower would end the ServerApp, or assemble an array that names one part a million times.
+    """
+    from flwr.app import Error, Message
+    from flwr.app.message import make_message
+    from flwr.common.constant import ErrorCode
+    from flwr.common.serde_utils import metadata_from_proto
+    from flwr.proto.message_pb2 import Message as ProtoMessage
+    from flwr.supercore.inflatable.inflatable_object import get_object_body
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    head = contents[message_id]
+    try:
+        for content in contents.values():
+            _check_array(content, contents)
+        inflated = inflate_object_from_contents(message_id, contents)
+        if not isinstance(inflated, Message):
+            raise ValueError("not a message")
+        return inflated
+    except Exception as error:  # whatever a stranger's bytes make Flower raise
+        metadata = metadata_from_proto(ProtoMessage.FromString(get_object_body(head, Message)).metadata)
+        reason = f"its message cannot be put together ({type(error).__name__})"
+        return make_message(metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason))
+
+
+def _check_array(content: bytes, contents: dict[str, bytes]) -> None:
+    """Raises ValueError where an array would be larger than MAX_ARRAY_BYTES."""
+    from flwr.app import Array
+    from flwr.supercore.inflatable.inflatable_object import (
+        get_object_body,
+        get_object_head_values_from_object_content,
+    )
+
+    kind, children, _ = get_object_head_values_from_object_content(content)
+    if kind == "Array":
+        places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+        if sum(len(contents[children[place]]) for place in places) > MAX_ARRAY_BYTES:
+            raise ValueError("an array is too large")
+
+
+def scrub(database: Path) -> None:
+    """Delete what messages held from a SuperLink's state, which must not run, and leave no trace of it in the files.
+
+    Flower keeps what it deleted in free pages and in the log. What is left are the nodes with their keys, and the runs.
+    """
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table in PAYLOADS:
+            if table in known:
+                connection.execute(f"DELETE FROM {table}")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _run_forked(program: Callable[[], None], address: str, token: str, ca: str | None) -> NoReturn:

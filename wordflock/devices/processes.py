@@ -42,7 +42,13 @@ def flower(
     variables = {**inherited, "PYTHONUNBUFFERED": "1", **environment}
     with log.open("ab") as errors, (output or log).open("ab") as said:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=variables, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=errors,
+            env=variables,
+            start_new_session=True,
+            umask=0o077,
         )
     try:
         yield process

@@ -17,7 +17,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from wordflock.devices.flower import KIND, OUTPUT, READY, SECRET
+from wordflock.devices.flower import KIND, scrub
+from wordflock.devices.guard import OUTPUT, READY, SECRET
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
@@ -114,6 +115,7 @@ def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: 
     link.secret.touch(0o600)
     link.secret.write_text(secrets.token_hex(32))
     link.ready.unlink(missing_ok=True)
+    database = link.state / "state.sqlite"
     environment = {
         "FLWR_HOME": str(link.state / "flower"),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
@@ -122,7 +124,7 @@ def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: 
         SECRET: str(link.secret),
     }
     secret = ["--superexec-auth-secret-file", str(link.secret)]
-    arguments = ["--host", host, "--port", str(port), "--database", str(link.state / "state.sqlite"), *secret]
+    arguments = ["--host", host, "--port", str(port), "--database", str(database), *secret]
     arguments += ["--isolation", "process", "--disable-runtime-dependency-installation"]
     executor = ["--runtime-api-address", link.address, *secret]
     if link.tls is None:
@@ -133,7 +135,9 @@ def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: 
             arguments += [f"--ssl-{option}", str(file)]
         arguments += ["--enable-supernode-auth"] * bool(settings.authorized_keys)
         executor += ["--root-certificates", str(link.tls[0])]
+    scrub(database)  # what an earlier SuperLink that was killed left: its messages would only keep clients busy
     with ExitStack() as stack:
+        stack.callback(scrub, database)
         stack.enter_context(_announced(settings, port, link.state))
         process = stack.enter_context(flower("superlink", arguments, link.log, environment))
         # It imports what it runs while the SuperLink starts, and begins when that is ready.

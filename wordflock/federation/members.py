@@ -65,7 +65,7 @@ def server_side(settings: ServerSettings) -> Prepared:
             raise WordflockError(f"A task needs two labels at least, and this one has {task.labels}; see --keywords.")
         spec = spec_of(settings)
         prepared = Prepared(ClipTable("the clients", "speech_commands", ()), task, spec, {}, {})
-        width = load(find(settings.encoder))[0].width
+        width = load(find(settings.encoder))[0].width * len(spec.layer.split("+"))  # the layers side by side
     nothing = np.empty(0, dtype=np.int64)
     empty = Features(np.empty((0, prepared.spec.frames, width), dtype=np.float16), nothing, nothing)
     features = {"validation": empty, "test": empty, **prepared.features, "train": empty}

@@ -6,10 +6,12 @@ a round on any engine.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flwr.app import Message, MessageType, RecordDict
@@ -20,6 +22,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation.messages import failure_of, metric, task_record, text_of, whole
 from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
+from wordflock.files import write_atomically
 from wordflock.progress import going_on, report
 from wordflock.randomness import numpy_generator
 
@@ -30,6 +33,7 @@ MAX_POLL_INTERVAL = 0.5  # seconds between two looks at what has come in
 PROGRESS_INTERVAL = 0.2  # seconds between two updates of the bar
 REMINDER = 60.0  # seconds of waiting after which a line says what is waited for
 INTRODUCTION = 60.0  # seconds that a node has to say who it is, before it is asked again
+LATE = 10  # times that, for which an answer is waited for
 MAX_LISTED = 10  # clients
 GRACE = 15.0  # seconds that those who are enough wait for the others
 APP_FAILED = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
@@ -81,17 +85,20 @@ class Roster:
                 report(f"client {client} is back")
         now = time.monotonic()
         patience = INTRODUCTION if self._devices else self.settings.round_timeout
-        self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < patience}
-        busy = {node for node, _ in self._asked.values()} | self._turned_away
+        # An answer counts however late it is: a slow client that is asked again answers the earlier questions first.
+        self._asked = {i: asked for i, asked in self._asked.items() if now - asked[1] < LATE * patience}
+        busy = {node for node, asked in self._asked.values() if now - asked < patience} | self._turned_away
         new = sorted(self.connected - busy - {client.node for client in self.clients.values()})
         content = RecordDict({"config": task_record(self.prepared.task.labels)})
-        queries = [Message(content, node, MessageType.QUERY, ttl=patience) for node in new]
+        queries = [Message(content, node, MessageType.QUERY, ttl=LATE * patience) for node in new]
         self._asked |= {i: (node, now) for i, node in zip(self.grid.push_messages(queries), new, strict=True)}
         if self._asked:
             for reply in self.grid.pull_messages(list(self._asked)):
                 # The answer's own sender: Flower does not number messages in the order in which it was given them.
                 if self._asked.pop(reply.metadata.reply_to_message_id, None) is not None:
-                    self._welcome(reply.metadata.src_node_id, reply)
+                    node = reply.metadata.src_node_id
+                    self._asked = {i: asked for i, asked in self._asked.items() if asked[0] != node}
+                    self._welcome(node, reply)
 
     def wait_for(self, least: int, seconds: float) -> None:
         """Wait until `least` clients can train and every node that is there has said who it is.
@@ -180,6 +187,10 @@ class Roster:
                 f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}"
             )
             return
+        if problem := self._belongs_to_another(client):
+            self._turned_away.add(node)
+            report(f"client {client} was turned away: {problem}")
+            return
         before = self.clients.get(client.number)
         if before is not None and before.node in self.connected:
             report(f"client {client} connected again; its earlier connection is ignored")
@@ -189,6 +200,29 @@ class Roster:
             report(f"client {client} is here, with {client.clips} clips")
         if client.clips < self.settings.required_clips:
             report(f"skipped: client {client} has {client.clips} clips; the minimum is {self.settings.required_clips}")
+
+    def _belongs_to_another(self, client: Client) -> str:
+        """Why a client is not who it says: for a run, number and name are those of the first key that came with them.
+
+        A node is a key where --authorized-keys names who may come; without, anyone can be anyone.
+        """
+        settings = self.settings
+        if not isinstance(settings, ServerSettings) or not settings.authorized_keys:
+            return ""
+        path = Path(settings.runs) / settings.name / "server" / "members.json"  # for a run that is resumed, too
+        members = json.loads(path.read_text()) if path.exists() else {}
+        for number, (node, name) in members.items():
+            same = node == client.node
+            if not same and int(number) == client.number:
+                return f"the number {number} belongs to another key in this run; give it another --cid or --name"
+            if not same and name and name == client.name:
+                return f"the name {name} belongs to another key in this run; give it another --name"
+            if same and int(number) != client.number:
+                return f"its key belongs to client {number} in this run"
+        members[str(client.number)] = [client.node, client.name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(members).encode())
+        return ""
 
     def _listed(self) -> str:
         return listed([self.clients[number] for number in self.eligible()])
