@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import sqlite3
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from numpy.typing import NDArray
 
-from wordflock.devices import flower
-from wordflock.devices.flower import foreign_code
-from wordflock.devices.guard import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard
+from wordflock.devices import flower, guard
+from wordflock.devices.flower import foreign_code, inflate_or_error, scrub
+from wordflock.devices.guard import CONTROL, OUTPUT, READY, SECRET, SECRET_HEADER, Guard, max_body
+from wordflock.federation.in_process import in_process_grid
 from wordflock.federation_settings import ServerSettings
 
 OWN = """
@@ -65,19 +74,34 @@ def test_foreign_code_is_found(content: bytes, found: str) -> None:
     assert found in foreign_code(content)
 
 
-def status(path: str, peer: str, own: str = "192.168.1.10", inner: int = 200, secret: bytes = b"secret") -> int:
-    """The status that a request from `peer` gets."""
+def status(
+    path: str,
+    peer: str,
+    own: str = "192.168.1.10",
+    inner: int = 200,
+    secret: bytes = b"secret",
+    body: Sequence[bytes] = (b"",),
+    length: bytes | None = None,
+) -> int:
+    """The status that a request from `peer` gets, whose body comes in parts."""
     statuses: list[int] = []
+    parts = list(body)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"".join(body)
         await send({"type": "http.response.start", "status": inner, "headers": []})
+
+    async def receive() -> Any:
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
 
     async def send(message: Any) -> None:
         statuses.extend([message["status"]] if "status" in message else [])
 
     headers = [(b"accept", b"*/*"), (SECRET_HEADER.encode(), secret)]
+    headers += [(b"content-length", length)] if length is not None else []
     scope = {"type": "http", "path": path, "client": (peer, 40_000), "server": (own, 8000), "headers": headers}
-    asyncio.run(Guard(app)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(Guard(app)(scope, receive, send))
     return statuses[0]
 
 
@@ -113,6 +137,75 @@ def test_clients_are_let_in_when_the_server_is_ready(folder: Path) -> None:
     (folder / "ready").unlink()
     assert status("/v1/fleet/activate-node", "192.168.1.77") == 503
     assert status("/health", "192.168.1.77") == 200
+
+
+@pytest.mark.parametrize("path", ["activate-node", "pull-messages", "push-messages", "push-object"])
+def test_a_body_is_bounded_by_its_path_before_it_is_read(path: str, folder: Path) -> None:
+    path = f"/v1/fleet/{path}"
+    most = max_body(path)
+    assert status(path, "192.168.1.77", body=[b"a" * (most // 2)] * 2, length=b"%d" % most) == 200
+    assert status(path, "192.168.1.77", body=[], length=b"%d" % (most + 1)) == 413, "nothing of it was read"
+    assert status(path, "192.168.1.77", body=[b"a" * most, b"a", b"never read"]) == 413, "it did not say how long it is"
+    assert status(path, "192.168.1.77", body=[], length=b"1e9") == 413
+
+
+def test_all_bodies_together_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_IN_FLIGHT", 1000)
+    assert status("/v1/fleet/push-object", "192.168.1.77", body=[b"a" * 600, b"a" * 600]) == 503
+
+
+def pushed_array(numbers: NDArray[Any], change: Callable[[dict[str, Any]], None] = lambda body: None) -> Any:
+    """A client's message with an array, as it is sent: its identifier and its parts, some of them changed."""
+    with in_process_grid(ClientApp(), 1, {}, 1):
+        message = Message(RecordDict({"arrays": ArrayRecord({"a": Array(numbers)})}), 2, "train")
+        message.metadata.__dict__["_message_id"] = ""
+        parts = {key: part.deflate() for key, part in get_all_nested_objects(message).items()}
+        for key, part in parts.items():
+            if part.startswith(b"Array "):
+                head, _, body = part.partition(b"\0")
+                known = json.loads(body)
+                change(known)
+                parts[key] = head + b"\0" + json.dumps(known).encode()
+        return message.object_id, parts
+
+
+def test_a_message_that_cannot_be_put_together_is_an_error_of_its_client() -> None:
+    identifier, parts = pushed_array(np.ones(5))
+    assert inflate_or_error(identifier, dict(parts)).has_content()
+
+    def repeated(known: dict[str, Any]) -> None:
+        known["arraychunk_ids"] = known["arraychunk_ids"] * 10**6
+
+    for change in (repeated, dict.clear, lambda known: known.update(arraychunk_ids=[9])):
+        identifier, parts = pushed_array(np.ones(50), change)
+        came = inflate_or_error(identifier, parts)
+        assert came.has_error() and "cannot be put together" in came.error.reason
+    identifier, parts = pushed_array(np.ones(5))
+    for key in parts:
+        if key != identifier:
+            assert inflate_or_error(identifier, {**parts, key: b"RecordDict  3\0\xff\xff\xff"}).has_error()
+
+
+def test_what_messages_held_is_nowhere_in_a_state_that_was_scrubbed(tmp_path: Path) -> None:
+    database, secret = tmp_path / "state.sqlite", np.random.default_rng(0).normal(size=5000).tobytes()
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE objects (content BLOB)")
+    connection.execute("CREATE TABLE node (public_key BLOB)")
+    connection.execute("INSERT INTO objects VALUES (?)", (secret,))
+    connection.execute("INSERT INTO node VALUES (?)", (b"its key",))
+    connection.commit()
+    connection.execute("DELETE FROM objects")  # as Flower does with what was delivered
+    connection.commit()
+
+    def found(what: bytes) -> bool:
+        return any(what in path.read_bytes() for path in tmp_path.iterdir())
+
+    assert found(secret[1000:1016])
+    connection.close()
+    scrub(database)
+    assert not found(secret[1000:1016]) and found(b"its key")
+    scrub(tmp_path / "none")
 
 
 def test_an_unknown_key_is_told_of(folder: Path) -> None:

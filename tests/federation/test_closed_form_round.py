@@ -13,6 +13,8 @@ from named_clips import named_clips
 
 from wordflock.data.task import Task
 from wordflock.errors import WordflockError
+from wordflock.federation import client_app
+from wordflock.federation.messages import content, weights_of
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
@@ -181,3 +183,77 @@ def test_a_label_that_no_client_has_is_said(tmp_path, play):
         member.train.labels[member.train.labels == 3] = 0
     with pytest.raises(WordflockError, match="no clips with any client"):
         simulate(options(tmp_path, clients=2))
+
+
+def lying(monkeypatch, change):
+    """Client 1 sends other statistics than it has: `change` gets the message's kind and its arrays."""
+    for kind in ("scale", "statistics"):
+        honest = client_app.app._registered_funcs[f"train.{kind}"]
+
+        def answer(message, context, honest=honest, kind=kind):
+            reply = honest(message, context)
+            if context.node_config["partition-id"] == 1:
+                arrays = {name: array.copy() for name, array in weights_of(reply).items()}
+                change(kind, arrays)
+                reply.content = content(arrays)
+            return reply
+
+        monkeypatch.setitem(client_app.app._registered_funcs, f"train.{kind}", answer)
+
+
+def times(name, factor, kind="statistics"):
+    def change(now, arrays):
+        if now == kind:
+            arrays[name] *= factor
+
+    return change
+
+
+def other_scale(now, arrays):
+    """As if its features were a hundred times as large."""
+    if now == "scale":
+        arrays["total"] *= 100
+        arrays["squares"] *= 100**2
+
+
+def other_counts(now, arrays):
+    if now == "statistics":
+        arrays["counts"][:2] += [1, -1]
+
+
+def indefinite(now, arrays):
+    """Off its diagonal a Gram matrix that no clips have, and so large that the total cannot be solved."""
+    if now == "statistics":
+        arrays["triangle"][1 : len(arrays["cross"]) - 1] += 1e6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (times("cross", -20), "last row"),
+        (times("triangle", 1.5), "last row"),
+        (times("total", 50, "scale"), "larger than their squares"),
+        (times("counts", 0.5, "scale"), "parts of clips"),
+        (times("counts", 2, "scale"), "introduced itself"),
+        (times("squares", float("nan"), "scale"), "not finite"),
+        (other_scale, "another scale"),
+        (other_counts, "other counts"),
+        (indefinite, "semidefinite"),
+    ],
+)
+def test_statistics_that_no_clips_have_are_refused_by_name(tmp_path, play, monkeypatch, change, said):
+    play([30] * 5, noise=0.7)
+    lying(monkeypatch, change)
+    folder = simulate(options(tmp_path, clients=5))
+    line = json.loads((folder / "history.jsonl").read_text())
+    assert line["clients"] == [0, 2, 3, 4]
+    assert line["refused"][0].startswith("client 1 ") and said in line["refused"][0]
+    assert json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("upload_dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("head", ["attentive", "linear", "convolution"])
+def test_honest_statistics_pass_in_every_number_type(tmp_path, play, upload_dtype, head):
+    play([30, 8, 60, 200, 9])
+    folder = simulate(options(tmp_path, clients=5, upload_dtype=upload_dtype, head=head))
+    assert "refused" not in json.loads((folder / "history.jsonl").read_text())

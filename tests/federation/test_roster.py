@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.federation.messages import content
 from wordflock.federation.roster import Client, Roster, replies_to
-from wordflock.federation_settings import FederationSettings
+from wordflock.federation_settings import FederationSettings, ServerSettings
 
 
 class Grid:
@@ -104,3 +104,68 @@ def test_a_client_needs_features_of_the_servers_kind(theirs, welcome, capsys):
     some._welcome(7, SimpleNamespace(has_error=lambda: False, content=introduction))
     assert list(some.clients) == [3] * welcome
     assert ("--layer 2" in capsys.readouterr().out) != welcome
+
+
+def introduce(some: Roster, node: int, number: int, name: str = "") -> None:
+    """A node says which client it is."""
+    introduction = content(client=number, num_examples=50, holdout=5, frames=SPEC.frames, width=384, encode_seconds=1.0)
+    introduction["about"] = ConfigRecord({"features": SPEC.kind, "name": name, "processor": ""})
+    some._welcome(node, SimpleNamespace(has_error=lambda: False, content=introduction))
+
+
+def server_roster(tmp_path, **options) -> Roster:
+    prepared = SimpleNamespace(spec=SPEC, features={"train": SimpleNamespace(array=np.zeros((1, SPEC.frames, 384)))})
+    some = Roster(None, ServerSettings(runs=str(tmp_path), name="run", **options), prepared)
+    some.connected = {7, 8, 9}
+    return some
+
+
+def test_a_number_and_a_name_belong_to_the_first_key_that_came_with_them(tmp_path):
+    with_keys = {"authorized_keys": "keys", "certificates": "tls"}
+    some = server_roster(tmp_path, **with_keys)
+    introduce(some, 7, 0, "kitchen")
+    introduce(some, 8, 0)
+    introduce(some, 9, 4, "kitchen")
+    assert {number: client.node for number, client in some.clients.items()} == {0: 7}
+    assert some._turned_away == {8, 9}
+    resumed = server_roster(tmp_path, **with_keys)
+    introduce(resumed, 8, 0)
+    introduce(resumed, 7, 1)
+    introduce(resumed, 7, 0, "kitchen")
+    assert {number: client.node for number, client in resumed.clients.items()} == {0: 7}
+
+
+def test_without_keys_a_device_that_comes_back_takes_its_number_again(tmp_path):
+    some = server_roster(tmp_path)
+    introduce(some, 7, 0)
+    introduce(some, 8, 0)
+    assert some.clients[0].node == 8
+
+
+def test_an_introduction_counts_however_late_it_comes(tmp_path, monkeypatch):
+    """A busy client answers the first question after it was asked a second time."""
+    now, pushed = [1000.0], []
+
+    class OneNode:
+        def get_node_ids(self):
+            return [7]
+
+        def push_messages(self, messages):
+            pushed.extend(messages)
+            return [str(len(pushed) - len(messages) + n) for n in range(len(messages))]
+
+        def pull_messages(self, identifiers):
+            if now[0] < 1100 or "0" not in identifiers:
+                return []
+            metadata = SimpleNamespace(reply_to_message_id="0", src_node_id=7)
+            return [SimpleNamespace(metadata=metadata)]
+
+    monkeypatch.setattr("wordflock.federation.roster.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("wordflock.federation.roster.Message", lambda content, node, kind, ttl: node)
+    some = server_roster(tmp_path)
+    some.prepared.task = SimpleNamespace(labels=["a", "b"])
+    some.grid, welcomed = OneNode(), []
+    some._welcome = lambda node, reply: welcomed.append(node)
+    for now[0] in (1000.0, 1070.0, 1140.0):
+        some.refresh()
+    assert welcomed == [7] and len(pushed) >= 2

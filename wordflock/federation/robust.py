@@ -1,7 +1,7 @@
 """Rounds that one hostile client of ten cannot spoil: bounded weights, bounded updates, and no mean that collapses.
 
 In a round of honest clients norms of updates differ little: on Speech Commands by speaker the longest of ten is 1.5
-times the median, and the client with most clips has 2.2 times the median's (`python benchmarks/hostile.py --norms`). So
+times the median, and the client with most clips has 2.2 times the median's (`python -m benchmarks.hostile DATA`). So
 the bounds below change no byte of such a round. Clipping to the median: Sun et al. 2019 (arXiv 1911.07963).
 """
 
