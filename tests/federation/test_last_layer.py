@@ -58,8 +58,6 @@ def test_the_rounds_are_the_same_with_and_without(tmp_path, play):
     ]
     assert timeless[0] == timeless[1]
     assert "last_layer" not in metrics_of(averaged)
-    validated = [metrics_of(run)["validation"]["accuracy"] for run in (solved, averaged)]
-    assert validated[0] >= validated[1]
 
 
 def test_a_word_that_few_clients_have_survives_the_rounds(tmp_path, play):
@@ -82,7 +80,7 @@ def test_a_last_layer_that_scores_lower_is_not_kept(tmp_path, play, monkeypatch)
     rounds, honest = 3, Scorer.score
 
     def score(self, number, weights):
-        return replace(NO_SCORE, accuracy=0.01, clips=1) if number > rounds else honest(self, number, weights)
+        return replace(NO_SCORE, accuracy=0.01, clips=1000) if number > rounds else honest(self, number, weights)
 
     monkeypatch.setattr(Scorer, "score", score)
     folder = simulate(settings(tmp_path, rounds=rounds))
