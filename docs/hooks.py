@@ -119,10 +119,16 @@ def option_row(argument: Argument) -> str:
     names = ", ".join(f"`{name}`" for name in argument.names) + ("" if argument.show else " \\*")
     value = argument.field_info.default
     known = value is not inspect.Parameter.empty and not any(value is nothing for nothing in (None, "", False))
-    help = " ".join((argument.parameter.help or "").split()).replace("|", "\\|").replace("<", "&lt;")
+    help = plain(" ".join((argument.parameter.help or "").split()))
     choices = argument.get_choices()
     allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
     return f"| {names} | {f'`{value}`' if known else ''} | {help}{allowed} |"
+
+
+def plain(text: str) -> str:
+    """Text as it is, in a cell of a table, except for what stands between backticks."""
+    parts = text.split("`")
+    return "`".join(part if place % 2 else re.sub(r"([|<_*])", r"\\\1", part) for place, part in enumerate(parts))
 
 
 def layout_table() -> str:
