@@ -43,7 +43,7 @@ def read(names: Iterable[str], texts: Mapping[str, str]) -> Rows:
     rows: Rows = {}
     for name in names:
         found = re.search(SPEAKER_PATTERN, name)
-        split = "test" if is_test else listed.get(_list_key(name), otherwise)
+        split = "test" if is_test else listed.get(_list_key(name), otherwise) if listed else otherwise
         rows[name] = (Row(_word(name), found[1] if found else "", split),)
     return rows
 
@@ -70,7 +70,7 @@ def _list_key(name: str) -> str:
 
 def _word(name: str) -> str:
     """The folder that a file stands in, "" at the top."""
-    return posixpath.basename(posixpath.dirname(name))
+    return name.rpartition("/")[0].rpartition("/")[2]
 
 
 def _is_test(names: Iterable[str]) -> bool:
