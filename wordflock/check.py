@@ -208,7 +208,7 @@ def _of_length(clips: Sequence[Clip], window: float) -> Iterable[Problem]:
         yield Problem(
             "long",
             f"{len(names)} clips last more than twice the window of {window} s, of which only the loudest stretch is "
-            f"used; cut them with `wordflock data cut`: {_some(names)}.",
+            f"used; cut them to the word: {_some(names)}.",
             names,
         )
 
