@@ -176,7 +176,7 @@ def test_a_key_that_is_no_point_of_the_curve(key):
 
     vectors = vectors_of(5)
     total, summed, problems = total_of(vectors, after=after)
-    assert problems == [(1, "sent a public key that is no point of the curve")]
+    assert problems == [(1, "sent a public key that is not a point of the curve")]
     np.testing.assert_allclose(total, vectors[summed].sum(axis=0), rtol=0, atol=5 * STEP)
 
 

@@ -19,7 +19,7 @@ _OTHERS = (
 
 
 class AudioFault(WordflockError):
-    """Why a file is no usable audio, and what helps."""
+    """Why a file is not usable audio, and what helps."""
 
     def __init__(self, fault: str, remedy: str = RECORD_AGAIN) -> None:
         self.remedy = remedy

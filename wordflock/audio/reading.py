@@ -42,7 +42,7 @@ def read_clip(source: Source, name: str = "", warn: bool = True) -> NDArray[np.f
     `source` is a path, the file's bytes, or an open binary file; `name` is what errors call it.
     Returns shape (samples,) in [-1, 1]; the channels are averaged. Where they cancel each other (a stereo cable with
     one wire crossed), the loudest is taken, with a warning if `warn`.
-    Raises WordflockError for what cannot be opened, is no audio, is cut short or empty, holds NaN or infinity, has a
+    Raises WordflockError for what cannot be opened, is not audio, is cut short or empty, holds NaN or infinity, has a
     rate outside MIN_RATE to MAX_RATE, or is longer than MAX_SECONDS.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the recording")
@@ -70,7 +70,7 @@ class Decoder:
     """Decodes an open audio file in pieces, each checked; what it found is known after the last."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Raises AudioFault for what is no audio that can be read, or is cut short by what its container says."""
+        """Raises AudioFault for what is not readable audio, or is cut short by what its container says."""
         if not file.seekable():
             file = BytesIO(file.read(_MAX_PIPE_BYTES))
         file.seek(0)

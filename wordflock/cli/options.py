@@ -89,7 +89,7 @@ def _of_class(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
-    """The options in a TOML file, such as the config.toml of a run. Raises WordflockError for what is no option."""
+    """The options in a TOML file, such as the config.toml of a run. Raises WordflockError for what is not an option."""
     try:
         config = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -44,7 +44,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A file that is no usable clip, and why."""
+    """A file that is not a usable clip, and why."""
 
     name: str
     reason: str

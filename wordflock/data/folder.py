@@ -64,7 +64,7 @@ def read_test_beside_labels(files: Files) -> Rows:
 
 
 def _is_flat(files: Files) -> bool:
-    """Whether recordings stand at the top, or right in one folder that is no label, or in folders of splits."""
+    """Whether recordings stand at the top, or right in one folder that is not a label, or in folders of splits."""
     if not files.names or any(name.count("/") > 1 for name in files.names):
         return False
     containers = {top for top in files.tops if top.lower() in CONTAINERS}

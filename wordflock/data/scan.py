@@ -247,7 +247,7 @@ def _read(entry: Entry, reader: Reader) -> bytes | None:
     try:
         return reader.read_bytes(entry)
     except WordflockError:
-        if entry.offset:  # an archive that fails half way is no matter of one clip
+        if entry.offset:  # an archive that fails half way is not one clip's fault
             raise
         return None
 

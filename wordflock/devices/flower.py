@@ -92,7 +92,7 @@ def foreign_code(program: bytes) -> str:
 
 
 class Handshake(ssl.SSLObject):
-    """Says which clients do not get through to the server: theirs is no request that `Guard` could see."""
+    """Says which clients do not get through to the server: theirs is not a request that `Guard` sees."""
 
     def do_handshake(self) -> None:
         """Agree on keys with a client. Raises ssl.SSLError where that fails."""
@@ -284,13 +284,13 @@ class Waiting:
     """How a SuperNode waits: shortly for the next message when the last one is not long ago, longer when it is.
 
     Flower's looks for messages every 3 seconds, which is most of a round of small clients, and twice a second whether
-    the one at hand is answered.
+    the current one is answered.
     """
 
     FOR_A_MESSAGE = 3.0  # what Flower would sleep
 
     def __init__(self) -> None:
-        self._last = -math.inf  # when a message was at hand
+        self._last = -math.inf  # when the last message came
 
     def sleep(self, seconds: float) -> None:
         """Sleep in the place of Flower's `time.sleep`."""

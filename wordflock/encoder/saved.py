@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     tensors: dict[str, NDArray[Any]] = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (a safe_open is no mapping)
+            for name in file.keys():  # noqa: SIM118 (a safe_open is not a mapping)
                 if re.match(r"(model\.)?encoder\.", name):
                     is_bfloat16 = file.get_slice(name).get_dtype() == "BF16"
                     tensor = _read_bfloat16(path, name) if is_bfloat16 else file.get_tensor(name)

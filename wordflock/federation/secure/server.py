@@ -207,7 +207,7 @@ def _read_keys(client: Client, reply: Message) -> tuple[bytes, bytes]:
             if not isinstance(public.curve, ec.SECP384R1) or public_key_to_bytes(public) != key:
                 raise ValueError
         except Exception as error:  # whatever the parser raises
-            raise MalformedMessage("sent a public key that is no point of the curve") from error
+            raise MalformedMessage("sent a public key that is not a point of the curve") from error
     return pair
 
 
