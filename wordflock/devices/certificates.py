@@ -37,7 +37,7 @@ LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host name, bet
 
 
 def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]) -> list[Path]:
-    """Make what is missing: the authority, once; the server's certificate, a new one with each call; keys of new clients.
+    """Make what is missing: the authority, once; a new certificate of the server with each call; keys of new clients.
 
     `names` are the host names and addresses that clients know the server by. Returns the files written. Raises
     WordflockError where the folder has an authority that cannot be read.
