@@ -66,7 +66,7 @@ def superlink(tmp_path):
         log.close()
 
 
-@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["auto", "torch", "onnxruntime"])
 def test_it_gives_the_same_bytes_as_the_simulation_in_process(wordflock: Wordflock, superlink, tmp_path, backend):
     options = {
         "data": str(wordflock.path("words")),
