@@ -90,7 +90,9 @@ def main(data: str, keywords: str = "yes,no,up,down,left,right,stop,go") -> None
 
         client_app.app._registered_funcs["train.default"] = train
         with tempfile.TemporaryDirectory() as folder:
-            run = simulate(FederationSettings(data=data, keywords=keywords, clients=10, runs=folder, last_layer="averaged"))
+            run = simulate(
+                FederationSettings(data=data, keywords=keywords, clients=10, runs=folder, last_layer="averaged")
+            )
             metrics = json.loads((run / "metrics.json").read_text())
         print(f"{name:8} {metrics['test']['accuracy']:.4f}, refused {metrics['refused']}", flush=True)
         if name == "none":

@@ -149,7 +149,7 @@ def earlier(folder: Path, settings: HeadSettings, spec: FeatureSpec, head: Head)
 
     Raises WordflockError where the settings, features and untrained head are not such that they go together.
     """
-    with _opened(folder) as run:
+    with _opened(folder, to_read=True) as run:
         pass
     seed = run.checkpoint.training.get("seed")
     body = {name: array for name, array in get_weights(head).items() if not name.startswith("output.")}
@@ -187,13 +187,16 @@ class _Run:
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[_Run]:
-    """The run, kept from other processes; a revision that was killed half-way is finished or undone first."""
+def _opened(folder: Path, *, to_read: bool = False) -> Iterator[_Run]:
+    """The run, kept from other processes; a revision that was killed half-way is finished or undone first.
+
+    A server that keeps running after the run uses its `server/`, which a revision deletes and a reader leaves alone.
+    """
     config = read_config(folder)
     with ExitStack() as stack:
-        for used in (folder, folder / "server"):  # a server that keeps running uses the second
-            if used.is_dir():
-                stack.enter_context(locked(used))
+        stack.enter_context(locked(folder))
+        if (folder / "server").is_dir() and not to_read:
+            stack.enter_context(locked(folder / "server"))
         finish_switch(folder)
         yield _read(folder, config)
 

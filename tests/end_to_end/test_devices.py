@@ -283,8 +283,7 @@ def test_a_round_without_a_quorum_is_repeated_with_others_and_harm_changes_nothi
 
 
 HEAVY = {
-    "transformers", "wordflock.encoder.torch_encoder", "wordflock.encoder.weights", "wordflock.prepare",
-    "wordflock.partition",
+    "transformers", "wordflock.encoder.torch_encoder", "wordflock.prepare",
     "soundfile", "soxr", "torchaudio", "torchmetrics", "sklearn", "scipy", "datasets", "flwr_datasets", "pandas",
     "pyarrow", "matplotlib", "tensorboard", "huggingface_hub", "safetensors", "onnxruntime",
 }  # fmt: skip
