@@ -45,15 +45,16 @@ def prepare(
     optional: Sequence[str] = ("validation", "test"),
     task: Task | None = None,
     spec: FeatureSpec | None = None,
+    table: ClipTable | None = None,
 ) -> Prepared:
     """Read, label and encode the splits of a data set; the task and the features' spec follow from the settings where
-    no checkpoint gives them.
+    no checkpoint gives them. `table` is that of the settings, where it is loaded already.
 
     Warns of an `optional` split that has no clips, and what is not measured therefore. Raises WordflockError where
     another one has none, or none of them all has any.
     """
     spec = spec or spec_of(settings)
-    table = load_table(settings)
+    table = table or load_table(settings)
     task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}
     _check_splits(table, task, chosen, optional)
@@ -95,7 +96,7 @@ def resolved(settings: AnySettings, prepared: Prepared) -> AnySettings:
 def encode_all(settings: Settings) -> list[Features]:
     """The features of every split that has clips, encoded where they were not yet."""
     table = load_table(settings)
-    prepared = prepare(settings, [split for split in SPLITS if table.of_split(split)])
+    prepared = prepare(settings, [split for split in SPLITS if table.of_split(split)], table=table)
     return list(prepared.features.values())
 
 
