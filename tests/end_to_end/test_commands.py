@@ -230,7 +230,7 @@ def test_evaluate_prints_a_table(wordflock: Wordflock, trained: Path) -> None:
     answer = wordflock.run(f"evaluate runs/trained/best.safetensors {WORDS_OF_TINY_EN} --split validation")
     assert_done(answer)
     score = json.loads((trained / "metrics.json").read_text())["validation"]
-    what, first, *rows, answered = answer.out.splitlines()
+    _, what, first, *rows, answered = answer.out.splitlines()
     assert what == "validation split of words"
     assert f"below {score['threshold']:.2f}" in answered
     assert f"accuracy {score['accuracy_with_rejection']:.4f}" in answered
