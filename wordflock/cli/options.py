@@ -52,7 +52,7 @@ def command(function: Command) -> Command:
 
     def run(*arguments: Any, **given: Any) -> None:
         file, preset = given.pop("config", ""), given.pop("preset", "wordflock")
-        quiet = given.pop("quiet", False) or given.get("as_json", False)  # of JSON, nothing but it
+        quiet = given.pop("quiet", False) or given.get("as_json", False) or given.get("json", False)
         with _told(quiet=quiet, verbose=given.pop("verbose", False)):
             made = {name: _make(kind, given, file, PRESETS[preset]) for name, kind in settings.items()}
             function(*arguments, **given, **made)
