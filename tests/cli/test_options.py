@@ -152,3 +152,12 @@ def test_every_option_is_on_the_command_line(kind: type[DataSettings]) -> None:
 
 def test_the_server_s_address_has_a_short_form() -> None:
     assert made(ClientSettings, "--server", "host:1") == made(ClientSettings, "--server-address", "host:1")
+
+
+def test_defaults_are_of_their_own_type_where_a_library_has_loaded_pydantic() -> None:
+    """cyclopts checks types by pydantic in a process that has it, as Ray and others bring it."""
+    pytest.importorskip("pydantic")
+    from wordflock.cli.commands import app
+
+    for words in (["simulate", "--rounds", "1"], ["train"], ["server", "--insecure"], ["data", "describe"]):
+        app().parse_args(words, exit_on_error=False, print_error=False)

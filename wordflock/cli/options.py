@@ -110,9 +110,12 @@ def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
 def _options(kind: type[Options]) -> list[inspect.Parameter]:
     hints = get_type_hints(kind)
     return [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=about)
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=about)
         for f in fields(kind)
-        for hint in [list[str] if f.metadata["several"] else hints[f.name]]
+        for several in [f.metadata["several"]]
+        for hint in [list[str] if several else hints[f.name]]
+        # Of its own type: where some library has loaded pydantic, cyclopts checks defaults as well.
+        for default in [[f.default] * bool(f.default) if several else f.default]
         for about in [Annotated[hint, _parameter(f.name, hint, f.default, f.metadata)]]
     ]
 
