@@ -89,7 +89,7 @@ class Tally:
         return float(each[: max(1, len(each) // 10)].mean())
 
     def resampled(self) -> NDArray[np.float64]:
-        """The accuracy with the speakers drawn anew, %, shape (resamples,); the same draws for the same speakers."""
+        """The accuracy with the speakers resampled, %, shape (resamples,); the same draws for the same speakers."""
         draws = numpy_generator(0, "bootstrap").poisson(1.0, (RESAMPLES, self.right.shape[1])).astype(np.float64)
         accuracies: NDArray[np.float64] = 100 * ((draws @ self.right.T) / np.maximum(draws @ self.clips.T, 1e-9)).mean(
             axis=1

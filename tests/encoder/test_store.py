@@ -350,7 +350,7 @@ def test_one_byte_overwritten_anywhere_is_found(row: int, place: int, change: in
     """Of many rows too: a sample of them would miss it."""
     with tempfile.TemporaryDirectory() as folder:
         store = filled(Path(folder), 500)
-        store.rows(numbers(0, 500))  # that they were whole a moment ago is no reason not to look again
+        store.rows(numbers(0, 500))  # they were whole a moment ago, and are checked again
         content = bytearray((store.folder / "features.bin").read_bytes())
         content[row * SPEC.frames * WIDTH * 2 + place] ^= change
         (store.folder / "features.bin").write_bytes(content)
