@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WordflockError(
-                f"The run {folder} is in use by another process; wait for its end, or give another --name."
+                f"{folder} is in use by another process; wait for its end, or name another folder (a run: --name)."
             ) from None
         for path in folder.rglob(".*"):
             if re.fullmatch(r"\..+\.\d+", path.name):

@@ -69,8 +69,9 @@ def read_clip(source: Source, name: str = "", warn: bool = True) -> NDArray[np.f
 class Decoder:
     """Decodes an open audio file in pieces, each checked; what it found is known after the last."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, max_seconds: float = MAX_SECONDS) -> None:
         """Raises AudioFault for what is not readable audio, or is cut short by what its container says."""
+        self._max_seconds = max_seconds
         if not file.seekable():
             file = BytesIO(file.read(_MAX_PIPE_BYTES))
         file.seek(0)
@@ -116,7 +117,8 @@ class Decoder:
         """Blocks at the file's own rate."""
         import soundfile
 
-        _check_claims(sound)
+        _check_rate(sound.samplerate)
+        self._check_length(sound.frames, sound)
         decoded, size = 0, max(1, _BLOCK // sound.channels)
         more = True
         while more:
@@ -128,7 +130,7 @@ class Decoder:
             more = len(frames) == size
             decoded += len(frames)
             self.seconds = decoded / sound.samplerate
-            _check_length(decoded, sound)
+            self._check_length(decoded, sound)
             if not np.isfinite(frames).all():
                 raise AudioFault("holds samples that are not numbers (NaN or infinity)")
             if len(frames):
@@ -137,6 +139,12 @@ class Decoder:
             raise cut_short(self.seconds)
         if not decoded:
             raise AudioFault("holds no samples")
+
+    def _check_length(self, frames: int, sound: SoundFile) -> None:
+        if frames / sound.samplerate > self._max_seconds:
+            raise AudioFault(f"is longer than {self._max_seconds:.0f} s", "cut it into shorter files")
+        if frames * sound.channels > MAX_VALUES * self._max_seconds / MAX_SECONDS:
+            raise AudioFault(f"holds more than {MAX_VALUES:,} samples an hour", "cut it into shorter files")
 
     def _one_channel(self, frames: NDArray[np.float32], channel: int | None) -> NDArray[np.float32]:
         if frames.shape[1] == 1:
@@ -171,20 +179,12 @@ def fit(clip: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     return clip[start : start + samples]
 
 
-def _check_claims(sound: SoundFile) -> None:
-    if not MIN_RATE <= sound.samplerate <= MAX_RATE:
+def _check_rate(rate: int) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioFault(
-            f"has a sample rate of {sound.samplerate:,} Hz, outside {MIN_RATE:,} to {MAX_RATE:,} Hz",
+            f"has a sample rate of {rate:,} Hz, outside {MIN_RATE:,} to {MAX_RATE:,} Hz",
             "correct the rate in its header",
         )
-    _check_length(sound.frames, sound)
-
-
-def _check_length(frames: int, sound: SoundFile) -> None:
-    if frames / sound.samplerate > MAX_SECONDS:
-        raise AudioFault(f"is longer than {MAX_SECONDS:.0f} s", "cut it into shorter files")
-    if frames * sound.channels > MAX_VALUES:
-        raise AudioFault(f"holds more than {MAX_VALUES:,} samples", "cut it into shorter files")
 
 
 class _QuietFile:

@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "Data and encoders": {
         "data download": "data:download",
         "data synthesize": "data:synthesize",
+        "data cut": "recordings:cut",
         "data describe": "data:describe",
         "encoder save": "data:save_encoder",
         "data check": "data:check",
