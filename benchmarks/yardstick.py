@@ -1,7 +1,7 @@
 """The yardstick of every choice: cross-validation over all speakers, with intervals over speakers.
 
 python -m benchmarks.yardstick --data speech_commands_mini.tar speech_commands_more.tar [--keywords yes,no,...]
-    [--seeds 3] [--only NAME ...] [--cache FOLDER]
+    [--seeds 1 2] [--only NAME ...] [--cache FOLDER]
 
 Speakers are dealt into five folds, by another permutation with every seed. Each row is what `wordflock train` or
 `wordflock simulate` does: the fold is the test split, an eighth of the other speakers the validation split, and a head
@@ -42,6 +42,10 @@ ROWS: dict[str, Any] = {
     "ten rounds": ROUNDS,
     "ten rounds, last layer averaged": partial(ROUNDS, last_layer="averaged"),
     "centralized": wordflock.train,
+    "ten rounds, attentive": partial(ROUNDS, head="attentive"),
+    "centralized, attentive": partial(wordflock.train, head="attentive"),
+    "ten rounds, combined": partial(ROUNDS, head="combined"),
+    "centralized, combined": partial(wordflock.train, head="combined"),
     "ten rounds, Dirichlet 0.1": partial(ROUNDS, partition="dirichlet", alpha=0.1),
     "ten rounds, Dirichlet 0.1, last layer averaged": partial(
         ROUNDS, partition="dirichlet", alpha=0.1, last_layer="averaged"
@@ -105,14 +109,14 @@ def main() -> None:
     print("|---" * 6 + "|", flush=True)
     with TemporaryDirectory() as folder:
         clips = load_clips([Path(source) for source in given.data], cache=Path(given.cache)).clips
-        for seed in range(given.seeds):
+        for seed in given.seeds:
             for fold in range(FOLDS):
                 write_fold(Path(folder) / f"{seed}-{fold}.csv", clips, seed, fold)
         first: list[Tally] = []
         for name, train in ROWS.items():
             if first and given.only and name not in given.only:
                 continue
-            tallies = [_cross_validated(train, given, Path(folder), seed) for seed in range(given.seeds)]
+            tallies = [_cross_validated(train, given, Path(folder), seed) for seed in given.seeds]
             first = first or tallies
             print(f"| {name} | {_figures(tallies, first)} |", flush=True)
 
@@ -169,7 +173,7 @@ def _command_line() -> ArgumentParser:
     parser.add_argument("--data", required=True, nargs="+")
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", required=True)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="*", default=[], help="rows beside the first")
     return parser
 

@@ -26,6 +26,8 @@ from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
 from wordflock.head import checkpoint
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint
+from wordflock.head.closed_form import ScaleStatistics, Statistics, solve
+from wordflock.head.training import output_weights, pool
 from wordflock.prepare import Prepared
 from wordflock.progress import reporting
 from wordflock.settings import TrainSettings
@@ -63,6 +65,18 @@ def no_clips(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> TrainSettings:
     return TrainSettings(epochs=4, batch_size=8, learning_rate=0.01, name="run", runs=str(tmp_path), device="cpu")
+
+
+def test_a_part_that_is_not_trained_is_solved_after_the_last_epoch(settings: TrainSettings) -> None:
+    folder = centralized.train(replace(settings, head="combined"))
+    last, best = (load_checkpoint(folder / f"{name}.safetensors") for name in ("last", "best"))
+    features, head = words(settings).features["train"], last.build()
+    z = pool(head, features)
+    scale = ScaleStatistics.of(z, features.labels, 3).scale()
+    expected = output_weights(solve(Statistics.of(z, features.labels, scale), scale, parts=head.parts))
+    for name, array in best.weights.items():
+        np.testing.assert_array_equal(array, expected.get(name, last.weights[name]))
+    assert best.training["epoch"] == settings.epochs
 
 
 def on(settings: TrainSettings, folder: Path, **changes: Any) -> TrainSettings:

@@ -16,7 +16,7 @@ from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
-from wordflock.head.closed_form import ScaleStatistics, Statistics, StatisticsFolder, solve
+from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics, StatisticsFolder, solve
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import (
     Recipe,
@@ -126,8 +126,24 @@ def _train_epochs(
         best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
         _forget_optimizers(run.folder, epoch + 1)
         report(f"epoch {epoch + 1}: train loss = {loss:.4f}, validation {score.summary}{' (best)' if best else ''}")
+    if len(head.parts) > 1:
+        _solve_last_layer(run, settings, prepared, head.cpu())
     seconds["train"] = time.perf_counter() - started
     finish(run, "epoch", settings, prepared, {"seconds": seconds})
+
+
+def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head) -> None:
+    """Solve the last layer of a head of which one part was not trained, as a federation does after its rounds."""
+    try:
+        scale, total = _statistics(head, prepared)
+        load_solution(head, solve(total, scale, parts=head.parts))
+    except WordflockError as error:
+        report(f"the last layer stays as it was trained: {error}")
+        return
+    score = evaluate_head(head, prepared.features["validation"], prepared.task.labels)
+    solved = checkpoint_of(head, settings, prepared, mode="train", epoch=settings.epochs, score=score)
+    best = run.keep_solved(solved, score)
+    report(f"last layer solved: validation {score.summary}{' (best)' if best else ''}")
 
 
 def _train_closed_form(
@@ -137,25 +153,32 @@ def _train_closed_form(
     report(f"head parameters = {count_parameters(head):,}")
     started = time.perf_counter()
     features, labels = prepared.features["train"], prepared.task.labels
-    z = pool(head, features)
     metrics: dict[str, Any] = {"seconds": seconds}
     if settings.dp_epsilon is not None:
+        z = pool(head, features)
         mechanism = PrivateStatistics.of(settings, z.shape[1], len(labels))
         mechanism = mechanism.centred(mechanism.middle(z), len(z))
         load_solution(head, mechanism.solve(mechanism.noisy(mechanism.contribution(z, features.labels))))
         metrics["privacy"] = mechanism.report("server")
         report(format_privacy(metrics["privacy"]))
     else:
-        scale = ScaleStatistics.of(z, features.labels, len(labels)).scale()
-        total = Statistics.of(z, features.labels, scale)
+        scale, total = _statistics(head, prepared)
         StatisticsFolder(run.folder / "statistics").write(scale, total)
-        load_solution(head, solve(total, scale))
+        load_solution(head, solve(total, scale, parts=head.parts))
     seconds["train"] = time.perf_counter() - started
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)
     run.record("epoch", checkpoint, validation_loss=score.loss)
     report(f"solved: validation {score.summary}")
     finish(run, "epoch", settings, prepared, metrics)
+
+
+def _statistics(head: Head, prepared: Prepared) -> tuple[Scale, Statistics]:
+    """The sums over the training clips that the closed form needs."""
+    features = prepared.features["train"]
+    z = pool(head, features)
+    scale = ScaleStatistics.of(z, features.labels, len(prepared.task.labels)).scale()
+    return scale, Statistics.of(z, features.labels, scale)
 
 
 def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, prepared: Prepared) -> int:

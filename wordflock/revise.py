@@ -333,7 +333,8 @@ def _write(
 
     That are its scores, predictions and logs, and the files that match `outdated`.
     """
-    weights = {**run.checkpoint.weights, **output_weights(solve(total, scale))}  # all but the last layer is as it was
+    solution = solve(total, scale, parts=run.head.parts)
+    weights = {**run.checkpoint.weights, **output_weights(solution)}  # all but the last layer is as it was
     training = {key: value for key, value in run.checkpoint.training.items() if key != "validation_accuracy"}
     revised = replace(run.checkpoint, labels=labels, weights=weights, training=training)
     metrics = read_metrics(run.folder)

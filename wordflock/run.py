@@ -22,7 +22,7 @@ from wordflock.errors import WordflockError
 from wordflock.files import locked, write_atomically
 from wordflock.head.calibration import calibrate
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
-from wordflock.head.metrics import Score, score
+from wordflock.head.metrics import Score, score, wilson_interval
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head, count_parameters
 from wordflock.head.training import predict
@@ -110,6 +110,19 @@ class RunWriter:
             if isinstance(value, float):
                 self._events.add_scalar(key.replace("_", "/", 1), value, number)
         return bool(best)
+
+    def keep_solved(self, checkpoint: Checkpoint, scored: Score) -> bool:
+        """Make a head whose last layer was solved after the training the run's best, unless it scores lower than the
+        best before by more than chance explains (95%, Wilson); tells whether it did.
+
+        Not by the accuracy alone: rare words are few among the validation clips as well. The history and the last
+        checkpoint stay those of the training: a run that is resumed goes on from these.
+        """
+        right = round(scored.accuracy * scored.clips)
+        kept = not scored.clips or wilson_interval(right, scored.clips)[1] >= self.best
+        if kept:
+            save_checkpoint(self.folder / BEST, checkpoint)
+        return kept
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the accuracy curve, the model card and, last, metrics.json: a run that has one is finished."""

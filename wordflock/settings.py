@@ -132,8 +132,8 @@ class Settings(DataSettings):
     window: float = option(1.4, "Seconds of a clip that the encoder sees, 0.2 to 30.", FEATURES)
     layer: str = option(
         "auto",
-        "Layer whose output is used: 'last', a number from 1 on, or several as '2+3+last'. auto is the last; with a "
-        "linear head 2+3+last.",
+        "Layer whose output is used: 'last', a number from 1 on, or several as '2+3+last'. auto is what suits the "
+        "head: 2+3+last for combined and linear ones, else the last.",
         FEATURES,
         rare=True,
     )
@@ -178,7 +178,7 @@ class Settings(DataSettings):
         if self.head == "auto":
             object.__setattr__(self, "head", self._auto_head())
         if self.layer == "auto":
-            object.__setattr__(self, "layer", "2+3+last" if self.pooled else "last")
+            object.__setattr__(self, "layer", KINDS[self.head].layer if self.head in KINDS else "last")
         super().__post_init__()
 
     def _auto_head(self) -> str:

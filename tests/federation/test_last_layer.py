@@ -29,19 +29,21 @@ def metrics_of(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.parametrize("head", ["attentive", "combined"])
 @pytest.mark.parametrize("secure", [False, True])
-def test_the_last_layer_is_what_all_clips_on_one_machine_give(tmp_path, play, secure):
+def test_the_last_layer_is_what_all_clips_on_one_machine_give(tmp_path, play, secure, head):
     federation = play([24, 32, 8, 40], noise=3.0)
-    folder = simulate(settings(tmp_path, secure_aggregation=secure))
+    folder = simulate(settings(tmp_path, secure_aggregation=secure, head=head))
     last, best = (load_checkpoint(folder / f"{name}.safetensors") for name in ("last", "best"))
     said = metrics_of(folder)["last_layer"]
     assert said["kept"] and said["clients"] == 4
     together = [member.train for member in federation.members]
     rows = np.concatenate([part.rows for part in together])
     labels = np.concatenate([part.labels for part in together])
-    z = pool(last.build(), Features(together[0].array, rows, labels))
+    built = last.build()
+    z = pool(built, Features(together[0].array, rows, labels))
     scale = ScaleStatistics.of(z, labels, len(last.labels)).scale()
-    expected = output_weights(solve(Statistics.of(z, labels, scale), scale))
+    expected = output_weights(solve(Statistics.of(z, labels, scale), scale, parts=built.parts))
     for name, array in best.weights.items():
         np.testing.assert_allclose(array, expected.get(name, last.weights[name]), atol=2e-3 if secure else 1e-4)
 
@@ -49,7 +51,8 @@ def test_the_last_layer_is_what_all_clips_on_one_machine_give(tmp_path, play, se
 def test_the_rounds_are_the_same_with_and_without(tmp_path, play):
     play([24] * 4, noise=3.0)
     solved, averaged = (
-        simulate(settings(tmp_path, name=kind, last_layer=kind)) for kind in ("closed-form", "averaged")
+        simulate(settings(tmp_path, name=kind, last_layer=kind, head="combined"))
+        for kind in ("closed-form", "averaged")
     )
     assert (solved / "last.safetensors").read_bytes() == (averaged / "last.safetensors").read_bytes()
     timeless = [

@@ -25,9 +25,9 @@ from wordflock.files import save_tensors
 from wordflock.head.calibration import TEMPERATURES, Calibration, probabilities
 from wordflock.head.checkpoint import (
     FORMAT,
-    MAX_WEIGHT,
     Checkpoint,
     get_weights,
+    largest_weight,
     load_checkpoint,
     save_checkpoint,
     set_weights,
@@ -336,8 +336,8 @@ def test_whatever_is_accepted_gives_finite_probabilities(kind: str, seed: int, t
     """Weights of the largest size, and features of the largest that float16 holds."""
     generator = np.random.default_rng(seed)
     saved = a_checkpoint(kind)
-    for array in saved.weights.values():
-        array[...] = generator.choice([-MAX_WEIGHT, MAX_WEIGHT], array.shape)
+    for name, array in saved.weights.items():
+        array[...] = generator.choice([-1, 1], array.shape) * largest_weight(name)
     save_checkpoint(tmp_path / "best.safetensors", replace(saved, calibration=Calibration(TEMPERATURES[0])))
     loaded = load_checkpoint(tmp_path / "best.safetensors")
     features = generator.choice(np.array([-65504, 65504, 1, 0], np.float32), (8, FRAMES, WIDTH))

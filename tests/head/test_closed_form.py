@@ -31,7 +31,7 @@ def test_any_partition_gives_the_centralized_solution(seed, cuts):
     parts = [(z[part], y[part]) for part in np.split(order, sorted(cuts))]
     federated, _, _ = together(parts)
     central, _, _ = together([(z, y)])
-    assert federated.ridge == central.ridge
+    assert federated.ridges == central.ridges
     np.testing.assert_allclose(federated.weight, central.weight, atol=1e-6)
     np.testing.assert_allclose(federated.bias, central.bias, atol=1e-6)
 
@@ -54,7 +54,7 @@ def test_equals_scikit_learns_weighted_ridge():
     z, y = clips(3)
     ours, scale, sums = together([(z, y)])
     x = (z - scale.mean) / scale.deviation
-    penalty = ours.ridge * np.trace(sums[0].gram[:-1, :-1]) / z.shape[1]
+    penalty = ours.ridges[0] * np.trace(sums[0].gram[:-1, :-1]) / z.shape[1]
     theirs = linear_model.Ridge(alpha=penalty).fit(x, np.eye(3)[y], sample_weight=scale.label_weights[y])
     scores = z @ ours.weight.T + ours.bias
     np.testing.assert_allclose(scores, theirs.predict(x), atol=1e-8)
@@ -72,6 +72,20 @@ def test_cross_validation_from_sums_equals_the_definition():
         hat = x @ np.linalg.solve(x.T @ x + penalty, x.T)
         residual = np.square((np.eye(60) - hat) @ (root * np.eye(3)[y])).sum() / 60
         assert ours.error == pytest.approx(residual / (1 - np.trace(hat) / 60) ** 2, rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), cut=st.integers(1, 5))
+def test_parts_are_solved_each_by_itself_and_the_scores_are_the_mean_of_theirs(seed, cut):
+    z, y = clips(seed)
+    z[:, cut:] += np.random.default_rng(seed).normal(0, 30, (len(z), 1)).astype(np.float32)  # noise that they share
+    _, scale, (sums,) = together([(z, y)])
+    both = solve(sums, scale, parts=[cut, z.shape[1] - cut])
+    alone = [together([(part, y)])[0] for part in (z[:, :cut], z[:, cut:])]
+    scores = [part @ one.weight.T + one.bias for part, one in zip((z[:, :cut], z[:, cut:]), alone, strict=True)]
+    np.testing.assert_allclose(z @ both.weight.T + both.bias, np.mean(scores, axis=0), atol=1e-6)
+    assert both.ridges == (*alone[0].ridges, *alone[1].ridges)
+    assert both.error == pytest.approx(np.mean([one.error for one in alone]))
 
 
 @pytest.mark.parametrize(("upload_dtype", "tolerance"), [("float32", 1e-4), ("float16", 0.1)])
@@ -93,7 +107,7 @@ def test_what_half_precision_rounded_is_solved_with_a_larger_penalty():
     with pytest.raises(WordflockError, match="cannot be solved"):
         solve(sums, scale, [1e-6])
     solution = solve(sums, scale, [1e-6, 1e-1])
-    assert solution.ridge == 1e-1
+    assert solution.ridges == (1e-1,)
     assert (np.argmax(z @ solution.weight.T + solution.bias, axis=1) == y).mean() > 0.9
 
 

@@ -32,6 +32,7 @@ def anywhere(kind: str, seed: int = 0) -> torch.nn.Module:
     [
         ("convolution", 1500, 12, 781_964),  # the seed system's
         ("attentive", 70, 10, 106_890),
+        ("combined", 12, 12, 73_452),
         ("mean", 70, 10, 101_898),
         ("linear", 2, 12, 9228),
     ],
@@ -70,7 +71,7 @@ def test_random_features_depend_on_the_seed_alone_and_keep_distances() -> None:
 
 def test_an_unknown_head_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(
-        WordflockError, match="no head 'transformer'; choose one of attentive, convolution, mean, linear"
+        WordflockError, match="no head 'transformer'; choose one of combined, attentive, convolution, mean, linear"
     ):
         build_head("transformer", FRAMES, WIDTH, LABELS)
 
@@ -165,6 +166,29 @@ def test_gradients_reach_every_parameter_after_a_step(kind: str) -> None:
     assert {name for name, largest in gradients(head).items() if largest < 1e-5} == set()
 
 
+def test_the_combined_head_trains_its_convolutions_and_what_is_on_top_of_them_only() -> None:
+    head, features = anywhere("combined"), some_features()
+    fixed, learned = head.parts
+    assert (fixed, fixed + learned) == (2 * WIDTH, head.output.in_features)
+    first = head.output.weight.detach().clone()
+    loss = torch.nn.functional.cross_entropy(head(features), torch.arange(6) % LABELS)
+    loss.backward()
+    torch.optim.SGD(head.parameters(), lr=0.1).step()
+    assert torch.equal(head.output.weight[:, :fixed], first[:, :fixed])
+    assert not torch.isclose(head.output.weight[:, fixed:], first[:, fixed:]).all()
+    with torch.inference_mode():
+        pooled, in_training = head.eval().pool(features), head.train().pool(features)
+    expected = torch.cat([features.mean(dim=1), features.std(dim=1, correction=0)], dim=1)
+    torch.testing.assert_close(pooled[:, :fixed], expected)
+    assert torch.equal(pooled[:, fixed:], in_training[:, fixed:]) and not in_training[:, :fixed].any()
+
+
+def test_the_untrained_combined_head_scores_by_its_convolutions_alone() -> None:
+    head, features = build_head("combined", FRAMES, WIDTH, LABELS), some_features()
+    with torch.inference_mode():
+        assert torch.equal(head.train()(features), head.eval()(features))
+
+
 @every_head
 @pytest.mark.parametrize("training", [True, False])
 def test_the_logits_of_a_clip_do_not_depend_on_the_others_in_its_batch(kind: str, training: bool) -> None:
@@ -176,7 +200,8 @@ def test_the_logits_of_a_clip_do_not_depend_on_the_others_in_its_batch(kind: str
 
 
 @pytest.mark.parametrize(
-    ("kind", "hears_order"), [("attentive", False), ("mean", False), ("convolution", True), ("linear", True)]
+    ("kind", "hears_order"),
+    [("attentive", False), ("mean", False), ("convolution", True), ("linear", True), ("combined", True)],
 )
 def test_heads_that_average_over_the_frames_do_not_hear_their_order(kind: str, hears_order: bool) -> None:
     head, features = anywhere(kind), some_features()

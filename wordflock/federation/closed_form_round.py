@@ -88,13 +88,13 @@ def closed_form_round(
     sent, clients = collection.statistics(clients, scale, keep, thorough=thorough)
     try:
         total = combined(sent)
-        solution = solve(total, scale)
+        solution = solve(total, scale, parts=head.parts)
     except WordflockError:
         if thorough or settings.secure_aggregation:
             raise
         sent, clients = collection.statistics(clients, scale, keep, thorough=True)
         total = combined(sent)
-        solution = solve(total, scale)
+        solution = solve(total, scale, parts=head.parts)
     return ClosedFormRound(solution, scale, total, conversation.problems, conversation.costs.of(clients))
 
 

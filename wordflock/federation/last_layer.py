@@ -15,15 +15,14 @@ from wordflock.federation.closed_form_round import closed_form_round
 from wordflock.federation.roster import Roster
 from wordflock.federation.scoring import Scorer
 from wordflock.federation_settings import FederationSettings
-from wordflock.head.checkpoint import get_weights, save_checkpoint
-from wordflock.head.metrics import NO_SCORE, wilson_interval
+from wordflock.head.checkpoint import get_weights
+from wordflock.head.metrics import NO_SCORE
 from wordflock.head.torch_head import Head
 from wordflock.head.training import load_solution
 from wordflock.progress import report
 from wordflock.run import RunWriter, checkpoint_of
-from wordflock.runs import BEST
 
-MAX_POOLED = 4096  # coordinates; the statistics grow with their square, here to 67 MB a client
+MAX_POOLED = 5120  # coordinates; the statistics grow with their square, here to 105 MB a client
 
 
 def solve_last_layer(
@@ -36,11 +35,10 @@ def solve_last_layer(
     scorer: Scorer,
 ) -> dict[str, Any]:
     """Solve the last layer of the head of the last round, which becomes the run's best head unless it scores lower
-    than the best of the rounds by more than chance explains (95%, Wilson).
+    (`RunWriter.keep_solved`).
 
-    The run's history and last head stay those of the rounds: a run that is resumed goes
-    on from these. Where the statistics cannot be solved, the heads of the rounds stay, and a line says why. Returns
-    what metrics.json says of it.
+    Where the statistics cannot be solved, the heads of the rounds stay, and a line says why. Returns what metrics.json
+    says of it.
     """
     size = head.output.in_features
     try:
@@ -53,11 +51,8 @@ def solve_last_layer(
         return {"kept": False, "problem": str(error)}
     load_solution(head, solved.solution)
     scored = scorer.score(settings.rounds + 1, get_weights(head)) or NO_SCORE
-    # Not by the accuracy alone: words that few clients have are few among the validation clips as well.
-    kept = not scored.clips or wilson_interval(round(scored.accuracy * scored.clips), scored.clips)[1] >= run.best
-    if kept:
-        best = checkpoint_of(head, settings, roster.prepared, mode=mode, score=scored, round=settings.rounds)
-        save_checkpoint(run.folder / BEST, best)
+    solution = checkpoint_of(head, settings, roster.prepared, mode=mode, score=scored, round=settings.rounds)
+    kept = run.keep_solved(solution, scored)
     megabytes = max(cost["bytes_up"] for cost in solved.costs) / 1e6
     report(
         f"last layer solved from {len(solved.costs)} clients' statistics, {megabytes:.1f} MB each: "
@@ -66,7 +61,7 @@ def solve_last_layer(
     return {
         "kept": kept,
         "validation_accuracy": scored.accuracy,
-        "ridge": solved.solution.ridge,
+        "ridges": solved.solution.ridges,
         "clients": len(solved.costs),
         "bytes_up": max(cost["bytes_up"] for cost in solved.costs),
         "bytes_down": max(cost["bytes_down"] for cost in solved.costs),

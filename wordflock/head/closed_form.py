@@ -242,25 +242,52 @@ class Solution:
 
     weight: Array  # (labels, d)
     bias: Array  # (labels,)
-    ridge: float  # the penalty, in units of the mean diagonal
-    error: float  # generalised cross-validation, per clip
+    ridges: tuple[float, ...]  # the penalty of each part, in units of the mean diagonal
+    error: float  # generalised cross-validation, per clip; the mean over the parts
 
 
-def solve(statistics: Statistics, scale: Scale, ridges: Iterable[float] = RIDGES) -> Solution:
+def solve(
+    statistics: Statistics, scale: Scale, ridges: Iterable[float] = RIDGES, parts: Sequence[int] = ()
+) -> Solution:
     """The ridge regression with the penalty of least generalised cross-validation (Golub, Heath & Wahba 1979), which
     needs the statistics and no clip. Cholesky in float64; the constant is not penalised.
 
+    Given the sizes of `parts` of the representation, there is a regression on each of them, and the scores are the
+    mean of theirs: several sets of features, of unlike number and noise, that one penalty would not suit.
     Raises WordflockError where the Gram matrix is not positive definite.
     """
+    size = len(statistics.cross) - 1
+    gram, stops = statistics.gram, np.cumsum(parts or [size])
+    solved = []
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        rows = np.r_[start:stop, size]
+        part = _Part(gram[np.ix_(rows, rows)], statistics.cross[rows], statistics.counts, scale.label_weights)
+        solved.append(_best(part, ridges))
+    errors, penalties, coefficients = zip(*solved, strict=True)
+    weight = np.concatenate([one[:-1] for one in coefficients]) / len(solved) / scale.deviation[:, None]
+    bias = np.mean([one[-1] for one in coefficients], axis=0) - scale.mean @ weight
+    return Solution(weight.T.copy(), bias, penalties, float(np.mean(errors)))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A regression's sums."""
+
+    gram: Array  # (d + 1, d + 1)
+    cross: Array  # (d + 1, labels)
+    counts: Array  # (labels,)
+    label_weights: Array  # (labels,)
+
+
+def _best(part: _Part, ridges: Iterable[float]) -> tuple[float, float, Array]:
+    """The error, the ridge and the coefficients of the regression of least error."""
     from scipy.linalg import LinAlgError
     from threadpoolctl import threadpool_limits
 
-    gram = statistics.gram
-
-    def attempt(ridge: float) -> Solution | None:
+    def attempt(ridge: float) -> tuple[float, float, Array] | None:
         # Statistics in float16 may need a larger penalty: rounding can make the Gram matrix indefinite.
         with suppress(LinAlgError, ValueError):
-            return _solve(gram, statistics, scale, ridge)
+            return _solve(part, ridge)
         return None
 
     # One thread for each penalty: several for one spin while they wait for one another, ten times as long on a busy
@@ -269,30 +296,29 @@ def solve(statistics: Statistics, scale: Scale, ridges: Iterable[float] = RIDGES
         solutions = [solution for solution in pool.map(attempt, ridges) if solution]
     if not solutions:
         raise WordflockError("The statistics cannot be solved: they are not finite, or more was subtracted than added.")
-    return min(solutions, key=lambda solution: solution.error)
+    return min(solutions, key=lambda solution: solution[0])
 
 
-def _solve(gram: Array, statistics: Statistics, scale: Scale, ridge: float) -> Solution:
+def _solve(part: _Part, ridge: float) -> tuple[float, float, Array]:
+    """The error by generalised cross-validation, per clip; the ridge; the coefficients, the constant last."""
     from scipy.linalg import cho_solve, cholesky
     from scipy.linalg.lapack import dtrtri
 
-    size = len(gram) - 1
+    gram, size = part.gram, len(part.gram) - 1
     diagonal = np.arange(size)  # of all but the last coordinate, the constant
     penalty = ridge * float(gram[diagonal, diagonal].sum()) / size
     penalised = gram.copy(order="F")  # LAPACK's order, in which it works in place
     penalised[diagonal, diagonal] += penalty
     factor = cholesky(penalised, lower=False, overwrite_a=True)
-    solution: Array = cho_solve((factor, False), statistics.cross)
+    solution: Array = cho_solve((factor, False), part.cross)
     # The residual of the labels, from the statistics alone: |y - x b|² = |y|² - 2 b·c + b·G b.
-    clips = float(statistics.counts.sum())
-    energy = float(scale.label_weights @ statistics.counts)
-    residual = energy - 2 * float((solution * statistics.cross).sum()) + float((solution * (gram @ solution)).sum())
+    clips = float(part.counts.sum())
+    energy = float(part.label_weights @ part.counts)
+    residual = energy - 2 * float((solution * part.cross).sum()) + float((solution * (gram @ solution)).sum())
     # The squared norms of the rows of U⁻¹ are the diagonal of (UᵀU)⁻¹.
     inverse, _ = dtrtri(factor, lower=0, overwrite_c=True)
     freedom = len(gram) - penalty * float(np.square(inverse[:size]).sum())
-    validated = residual / clips / max(1e-9, 1 - freedom / clips) ** 2
-    weight = solution[:-1] / scale.deviation[:, None]
-    return Solution(weight.T.copy(), solution[-1] - scale.mean @ weight, ridge, validated)
+    return residual / clips / max(1e-9, 1 - freedom / clips) ** 2, ridge, solution
 
 
 def add_labels(

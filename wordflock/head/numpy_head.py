@@ -63,6 +63,13 @@ def pool_attentive(weights: Weights, x: Array) -> Array:
     return np.concatenate([mean, np.sqrt(variance)], axis=1)
 
 
+def pool_combined(weights: Weights, x: Array) -> Array:
+    learned = _normal(x) * weights["norm.weight"] + weights["norm.bias"]
+    for name in ("first", "second"):
+        learned = np.maximum(_convolved(learned, weights[f"{name}.weight"], weights[f"{name}.bias"]), 0)
+    return np.concatenate([x.mean(axis=1), x.std(axis=1), learned.mean(axis=1), learned.max(axis=1)], axis=1)
+
+
 def pool_convolution(weights: Weights, x: Array) -> Array:
     mixed = weights["mix.weight"][:, :, 0] @ x + weights["mix.bias"][:, None]
     pooled: Array = np.maximum(mixed, 0).reshape(len(x), -1)
@@ -84,6 +91,14 @@ def pool_linear_mean(weights: Weights, x: Array) -> Array:
 
 def pool_normalized(weights: Weights, x: Array) -> Array:
     return _normal(x).reshape(len(x), -1) / np.float32(math.sqrt(x.shape[1] * x.shape[2]))
+
+
+def _convolved(x: Array, weight: Array, bias: Array) -> Array:
+    """A convolution over three frames, with zeros before the first and after the last."""
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
+    beside = np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=2)
+    convolved: Array = beside @ weight.transpose(2, 1, 0).reshape(-1, len(weight)) + bias
+    return convolved
 
 
 def _normal(x: Array) -> Array:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordflock.errors import WordflockError
-from wordflock.head.kinds import ATTENTION, CHANNELS, HIDDEN, KINDS
+from wordflock.head.kinds import ATTENTION, CHANNELS, HIDDEN, KINDS, TEMPORAL
 from wordflock.head.numpy_head import MIN_VARIANCE, Projection
 
 MAX_PARAMETERS = 800_000  # parameters
@@ -68,6 +68,11 @@ class Head(nn.Module):
         """The vector of each clip."""
         raise NotImplementedError
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The sizes of the parts of the vector for which the closed form finds an output layer each."""
+        return (self.output.in_features,)
+
     def forward(self, features: Tensor) -> Tensor:
         """The logits, shape (batch, labels)."""
         logits: Tensor = self.output(self.pool(features))
@@ -95,6 +100,37 @@ class AttentiveHead(Head):
         mean = weighted.sum(dim=1)
         variance = (weighted * x).sum(dim=1) - mean.square()
         return torch.cat([mean, variance.clamp_min(MIN_VARIANCE).sqrt()], dim=1)
+
+
+class CombinedHead(Head):
+    """Two parts: the mean and the standard deviation over the frames; and two convolutions over time, of which the mean
+    and the maximum over the frames are taken.
+
+    Only the second part is trained: in training the first is zero, and so its output weights stay as they are, zero at
+    the start. Afterwards the closed form finds the output layers of both, whose mean is the head's.
+    """
+
+    def __init__(self, frames: int, width: int, labels: int, channels: int = TEMPORAL) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.first = nn.Conv1d(width, channels, kernel_size=3, padding=1)
+        self.second = nn.Conv1d(channels, channels, kernel_size=3, padding=1)
+        self.output = nn.Linear(2 * width + 2 * channels, labels)
+        nn.init.zeros_(self.output.weight[:, : 2 * width])
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The sizes of the two parts."""
+        learned = 2 * self.second.out_channels
+        return self.output.in_features - learned, learned
+
+    def pool(self, features: Tensor) -> Tensor:
+        x = F.relu(self.first(self.norm(features).transpose(1, 2)))
+        x = F.relu(self.second(x))
+        learned = torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
+        if self.training:
+            return F.pad(learned, (self.parts[0], 0))
+        return torch.cat([features.mean(dim=1), features.std(dim=1, correction=0), learned], dim=1)
 
 
 class ConvolutionHead(Head):

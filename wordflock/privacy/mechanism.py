@@ -207,7 +207,7 @@ class PrivateStatistics:
         if self.centre is not None:
             weight = weight / SPREAD
             bias = bias - self.centre @ weight
-        return Solution((self._projection() @ weight).T.copy(), bias, ridge, math.nan)
+        return Solution((self._projection() @ weight).T.copy(), bias, (ridge,), math.nan)
 
     def report(self, noise_by: str) -> dict[str, Any]:
         """What was promised, for metrics.json."""

@@ -86,6 +86,7 @@ def _head(graph: Graph, features: str, checkpoint: Checkpoint) -> None:
     weights = checkpoint.weights
     kinds: dict[str, Callable[[Graph, str, Checkpoint], str]] = {
         "attentive": _attentive,
+        "combined": _combined,
         "linear": lambda graph, x, _: graph.add("Flatten", x, axis=1),
         "linear-mean": lambda graph, x, _: graph.add("Flatten", _first_frame(graph, x), axis=1),
         "convolution": _convolution,
@@ -109,6 +110,20 @@ def _attentive(graph: Graph, x: str, checkpoint: Checkpoint) -> str:
     variance = graph.add("Sub", square, graph.add("Mul", mean, mean))
     deviation = graph.add("Sqrt", graph.add("Max", variance, _constant(graph, MIN_VARIANCE)))
     return graph.add("Concat", mean, deviation, axis=1)
+
+
+def _combined(graph: Graph, x: str, checkpoint: Checkpoint) -> str:
+    axis = graph.add("Constant", value_ints=[1])
+    mean = graph.add("ReduceMean", x, axis, keepdims=0)
+    centred = graph.add("Sub", x, graph.add("ReduceMean", x, axis, keepdims=1))
+    variance = graph.add("ReduceMean", graph.add("Mul", centred, centred), axis, keepdims=0)
+    learned = graph.add("Transpose", _norm(graph, x, checkpoint), perm=[0, 2, 1])
+    for name in ("first", "second"):
+        weights = [_weight(graph, checkpoint, f"{name}.{part}") for part in ("weight", "bias")]
+        learned = graph.add("Relu", graph.add("Conv", learned, *weights, kernel_shape=[3], pads=[1, 1]))
+    last = graph.add("Constant", value_ints=[2])
+    summaries = [graph.add(operator, learned, last, keepdims=0) for operator in ("ReduceMean", "ReduceMax")]
+    return graph.add("Concat", mean, graph.add("Sqrt", variance), *summaries, axis=1)
 
 
 def _convolution(graph: Graph, x: str, checkpoint: Checkpoint) -> str:
