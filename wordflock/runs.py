@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wordflock.errors import WordflockError, did_you_mean
-from wordflock.federation_settings import FederationSettings
+
+if TYPE_CHECKING:  # `predict` finds runs by name and needs no settings of federations
+    from wordflock.federation_settings import FederationSettings
 
 BEST, LAST, METRICS, CONFIG, HISTORY = (
     "best.safetensors",
@@ -21,7 +23,7 @@ BEST, LAST, METRICS, CONFIG, HISTORY = (
     "history.jsonl",
 )
 RUNS = Path("runs")
-Resumable = TypeVar("Resumable", bound=FederationSettings)
+Resumable = TypeVar("Resumable", bound="FederationSettings")
 
 
 def find_checkpoint(name: str | Path, which: str = BEST) -> Path:

@@ -100,7 +100,8 @@ def app(first: str = "") -> App:
                 top[words].default(function)
             else:
                 (top[family] if family else top).command(function, name=name, group=None if family else group)
-    top.register_install_completion_command(help="Install completion for this shell.", add_to_startup=False)
+    if not chosen:
+        top.register_install_completion_command(help="Install completion for this shell.", add_to_startup=False)
     return top
 
 

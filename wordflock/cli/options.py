@@ -15,7 +15,6 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter
 
 from wordflock.errors import OptionError, WordflockError, did_you_mean
-from wordflock.federation_settings import ClientSettings, ServerSettings
 from wordflock.options import DATA, FEATURES, FEDERATION, OUTPUT, PRIVACY, TRAINING, Options, dashed
 from wordflock.progress import print_line, reporting
 from wordflock.settings import PRESETS, Settings, TrainSettings
@@ -91,6 +90,8 @@ def _of_class(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
     """The options in a TOML file, such as the config.toml of a run. Raises WordflockError for what is not an option."""
+    from wordflock.federation_settings import ClientSettings, ServerSettings
+
     try:
         config = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
