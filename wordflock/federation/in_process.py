@@ -45,7 +45,7 @@ class InProcessGrid(Grid):
         self._helpers = [Thread(target=self._help, name=f"client_{n}", daemon=True) for n in range(1, workers)]
         for helper in self._helpers:
             helper.start()
-        # flwr 1.41 builds no message without this; this and a message's number are the internals we touch.
+        # flwr 1.41 and 1.42 build no message without this; this and a message's number are the internals we touch.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SERVER
 
     def close(self) -> None:
