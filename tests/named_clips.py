@@ -13,4 +13,4 @@ def named_clips(split: str, labels: Sequence[int]) -> Examples:
     clips = [
         Clip("", f"s{n % 7}", split, 1, "nowhere", f"{split}/{n}.wav", 0, 0, f"{n:064x}") for n in range(len(labels))
     ]
-    return Examples(tuple(clips), tuple(labels))
+    return Examples.of(clips, labels)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from wordflock.data.clips import SPLITS
-from wordflock.data.task import choose_task, examples
+from wordflock.data.task import examples
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import PartitionSettings
-from wordflock.prepare import load_table
+from wordflock.prepare import load_table, task_of
 
 
 def describe(settings: PartitionSettings, plot: Path | None) -> str:
@@ -38,7 +38,7 @@ def describe(settings: PartitionSettings, plot: Path | None) -> str:
 
         if plot.suffix.lower() != ".png":
             raise WordflockError(f"--plot {plot} is no PNG; give a name that ends in .png.")
-        task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
+        task = task_of(table, settings)
         training = examples(table, task, "train", settings.seed)
         labels = np.array(training.labels, dtype=np.int64)
         parts = partition_clips([clip.speaker for clip in training.clips], labels, settings)

@@ -134,12 +134,13 @@ def federation(settings: FederationSettings) -> Federation:
     from wordflock.prepare import prepare
 
     prepared = prepare(settings)
-    features = prepared.features["train"]
-    speakers = [clip.speaker for clip in prepared.examples["train"].clips]
-    parts = partition_clips(speakers, features.labels, settings)
+    features, those = prepared.features["train"], prepared.examples["train"]
+    whole = len(set(those.origins))  # clips; the windows made of them come after them
+    parts = partition_clips([clip.speaker for clip in those.clips[:whole]], features.labels[:whole], settings)
     members = []
     for client, clips in enumerate(parts):
         train, holdout = hold_back(clips, settings.holdout_share, settings.seed, client)
         labels, spec = prepared.task.labels, prepared.spec
+        train = those.made_of(train)
         members.append(Member(client, features.select(train), features.select(holdout), labels, spec))
     return Federation(prepared, members)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.data.loading import load_clips
 from wordflock.data.negatives import negative_clips
+from wordflock.data.stream_windows import stream_examples
 from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
@@ -55,9 +56,11 @@ def prepare(
     """
     spec = spec or spec_of(settings)
     table = table or load_table(settings)
-    task = task or choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
+    task = task or task_of(table, settings)
     chosen = {split: examples(table, task, split, settings.seed) for split in splits}
     _check_splits(table, task, chosen, optional)
+    if "train" in chosen:
+        chosen["train"] = training_examples(chosen["train"], task, settings)
     # One call for all splits, so that there is one progress bar and one look at the store.
     augmentations = {split: settings.augmentations if split == "train" else 0 for split in chosen}
     clips = {split: with_augmentations(those.clips, augmentations[split]) for split, those in chosen.items()}
@@ -98,6 +101,17 @@ def encode_all(settings: Settings) -> list[Features]:
     table = load_table(settings)
     prepared = prepare(settings, [split for split in SPLITS if table.of_split(split)], table=table)
     return list(prepared.features.values())
+
+
+def training_examples(base: Examples, task: Task, settings: Settings) -> Examples:
+    """The examples, and where the head is for streams the windows made of them."""
+    return stream_examples(base, task, settings.window) if settings.for_streams else base
+
+
+def task_of(table: ClipTable, settings: Settings) -> Task:
+    """The task that the settings ask for on a data set; raises as `choose_task`."""
+    streams = settings.for_streams
+    return choose_task(table, settings.keyword_list, settings.silence, settings.unknown, for_streams=streams)
 
 
 def load_table(settings: DataSettings) -> ClipTable:

@@ -126,6 +126,13 @@ class Settings(DataSettings):
     negatives: str = option(
         "", "Folder or archive of recordings without keywords, of any length: training clips of _unknown_.", DATA
     )
+    task: str = option(
+        "auto",
+        "What the head is for: to tell clips apart, or to find words in streams, which trains on windows made of the "
+        "clips. auto is stream with --negatives.",
+        DATA,
+        choices=("auto", "clips", "stream"),
+    )
     encoder: str = option(
         "tiny.en", "Whisper encoder: tiny, base, small (.en), a Hub repository, or a safetensors file.", FEATURES
     )
@@ -177,6 +184,8 @@ class Settings(DataSettings):
         """Replaces "auto" by what it stands for, so that files tell what was used. Raises OptionError."""
         if self.head == "auto":
             object.__setattr__(self, "head", self._auto_head())
+        if self.task == "auto":
+            object.__setattr__(self, "task", "stream" if self.negatives else "clips")
         if self.layer == "auto":
             object.__setattr__(self, "layer", KINDS[self.head].layer if self.head in KINDS else "last")
         super().__post_init__()
@@ -188,6 +197,11 @@ class Settings(DataSettings):
     def pooled(self) -> bool:
         """Whether the head works on features whose frames are pooled before they are stored."""
         return self.head in KINDS and KINDS[self.head].pooled
+
+    @property
+    def for_streams(self) -> bool:
+        """Whether the head is to find words in streams."""
+        return self.task == "stream"
 
     @property
     def keyword_list(self) -> list[str]:

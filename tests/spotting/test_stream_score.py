@@ -32,7 +32,7 @@ from wordflock.spotting.stream_score import (
     score,
     trace,
 )
-from wordflock.spotting.streams import Stream, placed, positive_clips, span
+from wordflock.spotting.streams import Stream, placed, positive_clips
 
 LISTENER = tone_listener(Rule((0.5, 0.5), smoothing=1))
 
@@ -127,14 +127,6 @@ def test_halves_share_no_speaker_and_no_recording(speakers: list[int], lengths: 
         assert any(t.stream.word for t in one) and any(not t.stream.word for t in one)
         mine = {t.stream.speaker for t in one if t.stream.word}
         assert not mine & {t.stream.speaker for t in other if t.stream.word}
-
-
-@pytest.mark.parametrize(("begin", "end"), [(0, 8_000), (4_000, 8_000), (0, 1)])
-def test_the_span_of_a_word_is_where_its_energy_is(begin: int, end: int) -> None:
-    clip = np.zeros(16_000, np.float32)
-    clip[begin:end] = 0.5
-    first, last = span(clip)
-    assert begin <= first <= last < end and last - first >= 0.9 * (end - begin) - 1
 
 
 # The whole command, on a small data set and the real encoder

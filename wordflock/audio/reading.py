@@ -16,6 +16,7 @@ from wordflock.audio import mpeg
 from wordflock.audio.containers import whole
 from wordflock.audio.faults import AudioFault, cut_short, unreadable
 from wordflock.audio.silence import silent_libraries
+from wordflock.audio.spans import loudest
 from wordflock.errors import WordflockError, WordflockWarning
 
 if TYPE_CHECKING:
@@ -174,8 +175,7 @@ def fit(clip: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     """
     if len(clip) <= samples:
         return np.pad(clip, (0, samples - len(clip)))
-    energy = np.concatenate(([0.0], np.cumsum(np.square(clip, dtype=np.float64))))
-    start = int(np.argmax(energy[samples:] - energy[:-samples]))
+    start = loudest(clip, samples)
     return clip[start : start + samples]
 
 

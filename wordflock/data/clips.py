@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
-from wordflock.audio.augment import VERSION
+from wordflock.audio import augment, placing
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,6 +31,7 @@ class Clip:
     content: str  # SHA-256 of the recording's bytes, hexadecimal
     start: float | None = None  # None: the whole recording
     gain: float = 1.0
+    view: str = ""  # the window of a stream that is made of it, `seconds` long; "": none; see placing.py
     augmentation: int = 0  # 0: as it was recorded; see augment.py
 
     @property
@@ -39,7 +40,9 @@ class Clip:
         key = self.content
         if self.start is not None:
             key = sha256(f"{self.content} {self.start!r} {self.seconds!r} {self.gain!r}".encode()).hexdigest()
-        return f"{key}-{VERSION}.{self.augmentation}" if self.augmentation else key
+        if self.view:
+            key = f"{key}-{placing.VERSION}.{self.view}.{self.seconds!r}"
+        return f"{key}-{augment.VERSION}.{self.augmentation}" if self.augmentation else key
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
     Raises WordflockError for a recording that vanished or changed since the clips were loaded.
     """
     from wordflock.audio.augment import augment
+    from wordflock.audio.placing import window_of
     from wordflock.audio.reading import SAMPLE_RATE, fit, read_clip
 
     with Reader() as reader:
@@ -99,11 +100,17 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
 
         read_and_keep = lru_cache(_KEPT_RECORDINGS)(read)
 
+        def one_name(clip: Clip) -> Clip:
+            """All crops and windows of a recording ask for it by the same name."""
+            return replace(clip, word="", split="", seconds=0.0, start=None, gain=1.0)
+
         def samples_of(clip: Clip) -> NDArray[np.float32]:
+            if clip.view:
+                whole = replace(clip, view="")
+                return window_of(samples_of(whole), whole.key, clip.view, round(clip.seconds * SAMPLE_RATE))
             if clip.start is None:
-                return read(clip)
-            # All crops of a recording ask for it by the same name.
-            recording = read_and_keep(replace(clip, word="", split="", seconds=0.0, start=None, gain=1.0))
+                return read_and_keep(one_name(clip))
+            recording = read_and_keep(one_name(clip))
             first, samples = round(clip.start * SAMPLE_RATE), round(clip.seconds * SAMPLE_RATE)
             return fit(recording[first : first + samples], samples) * np.float32(clip.gain)
 

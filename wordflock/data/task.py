@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.data.clips import SPLITS, Clip, ClipTable
@@ -42,6 +45,10 @@ class Task:
         """The task with these labels, as a checkpoint names them."""
         return cls(tuple(x for x in labels if x not in (SILENCE, UNKNOWN)), SILENCE in labels, UNKNOWN in labels)
 
+    def is_keyword(self, word: str) -> bool:
+        """Whether the word is one of the keywords, whatever its case or form."""
+        return fold(word) in self._places
+
     def label_of(self, word: str) -> int | None:
         """The label's index, whatever the word's case or form; None where the task has no place for the word."""
         if (place := self._places.get(fold(word))) is not None:
@@ -51,11 +58,18 @@ class Task:
         return len(self.labels) - 1 if self.unknown else None
 
 
-def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None, unknown: bool | None) -> Task:
+def choose_task(
+    table: ClipTable,
+    keywords: Sequence[str],
+    silence: bool | None,
+    unknown: bool | None,
+    *,
+    for_streams: bool = False,
+) -> Task:
     """The task a user asks for on a data set; what is not said (empty, None) follows from the data.
 
     Speech Commands and its likes: the ten usual keywords, with silence and unknown. A plain folder: every label,
-    without the two, but unknown where there are negatives. Raises WordflockError for a keyword without clips, a keyword
+    without the two, but with them `for_streams`. Raises WordflockError for a keyword without clips, a keyword
     twice, negatives without unknown, and a task of one label.
     """
     words = sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN})
@@ -72,11 +86,11 @@ def choose_task(table: ClipTable, keywords: Sequence[str], silence: bool | None,
             raise WordflockError(f"The keyword {word!r} has no clips in {table.source}, which has {_some(words)}{hint}")
         if list(keywords).count(word) > 1:
             raise WordflockError(f"The keyword {word!r} stands twice in --keywords; name it once.")
-    silence = usual if silence is None else silence
-    unknown = usual or bool(table.negatives) if unknown is None else unknown
+    silence = usual or for_streams if silence is None else silence
+    unknown = usual or for_streams or bool(table.negatives) if unknown is None else unknown
     if table.negatives and not unknown:
         raise WordflockError("--negatives are examples of _unknown_, which --no-unknown leaves out; drop one of them.")
-    if silence and not table.background and not any(clip.word == SILENCE for clip in table.clips):
+    if silence and not (for_streams or table.background) and not any(clip.word == SILENCE for clip in table.clips):
         raise WordflockError(
             f"{table.source} has no recordings without speech to cut silence from; "
             "put some into a folder _background_noise_, or add --no-silence."
@@ -94,10 +108,24 @@ def _some(words: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """The clips of one split that the task has a place for, and their labels, one an example."""
+    """The clips of one split that the task has a place for, and their labels, one an example.
+
+    Windows that are made of clips come after them.
+    """
 
     clips: tuple[Clip, ...]
     labels: tuple[int, ...]
+    origins: tuple[int, ...]  # the place of the clip that each is made of: its own, but for windows
+
+    @classmethod
+    def of(cls, clips: Iterable[Clip], labels: Iterable[int]) -> Examples:
+        """Clips and their labels, without windows."""
+        clips = tuple(clips)
+        return cls(clips, tuple(labels), tuple(range(len(clips))))
+
+    def made_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of the clips at some places, in rising order, and of all windows made of them."""
+        return np.flatnonzero(np.isin(np.array(self.origins, dtype=np.int64), places))
 
 
 def examples(table: ClipTable, task: Task, split: str, seed: int) -> Examples:
@@ -109,7 +137,7 @@ def examples(table: ClipTable, task: Task, split: str, seed: int) -> Examples:
         label = task.label_of(SILENCE)
         assert label is not None
         pairs += [(clip, label) for clip in silence_crops(table.background, split, count, seed)]
-    return Examples(tuple(clip for clip, _ in pairs), tuple(label for _, label in pairs))
+    return Examples.of((clip for clip, _ in pairs), (label for _, label in pairs))
 
 
 def silence_crops(background: Sequence[Clip], split: str, count: int, seed: int) -> list[Clip]:

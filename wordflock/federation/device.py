@@ -17,12 +17,15 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.data.task import SILENCE, UNKNOWN, Task
+from wordflock.data.clips import Clip, ClipTable
+from wordflock.data.task import SILENCE, UNKNOWN, Examples, Task
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, FeatureStore
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ClientSettings
 from wordflock.files import write_atomically
+
+_Placed = tuple[Clip, str]  # a clip and its word
 
 MAX_CLIENTS = 10**9  # numbers of devices that nobody numbered are below this
 
@@ -61,10 +64,8 @@ def prepare_device(settings: ClientSettings) -> Path:
 
     Raises WordflockError where there are no clips, or the number of the client is not below that of all clients.
     """
-    from wordflock.data.task import examples
     from wordflock.encoder.backend import device, spec_of
     from wordflock.encoder.store import encode_clips, with_augmentations
-    from wordflock.partition import hold_back
     from wordflock.prepare import load_table
 
     if not settings.data:
@@ -72,27 +73,8 @@ def prepare_device(settings: ClientSettings) -> Path:
     if settings.cid is not None and not 0 <= settings.cid < settings.clients:
         raise WordflockError(f"--cid {settings.cid} is not one of 0 to {settings.clients - 1}; see --clients.")
     table = load_table(settings)
-    if settings.cid is not None:
-        from wordflock.data.task import choose_task
-        from wordflock.partition import partition_clips
-
-        # As in a simulation, with only this client's clips encoded.
-        task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
-        those = examples(table, task, "train", settings.seed)
-        numbers = np.array(those.labels, dtype=np.int64)
-        parts = partition_clips([clip.speaker for clip in those.clips], numbers, settings)
-        chosen = [(those.clips[i], task.labels[those.labels[i]]) for i in parts[settings.cid]]
-        train, holdout = hold_back(parts[settings.cid], settings.holdout, settings.seed, settings.cid)
-        places = {clip: place for place, clip in enumerate(parts[settings.cid])}
-        train, holdout = (np.array([places[c] for c in part], dtype=np.int64) for part in (train, holdout))
-    else:
-        words = tuple(sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN}))
-        task = Task(words, silence=bool(table.background), unknown=True)
-        chosen = []
-        for split in ("train", "validation", "test"):  # a device's own recordings are all for training
-            those = examples(table, task, split, settings.seed)
-            chosen += [(clip, task.labels[label]) for clip, label in zip(those.clips, those.labels, strict=True)]
-        train, holdout = hold_back(np.arange(len(chosen)), settings.holdout, settings.seed, _number(settings))
+    train, holdout = _of_simulation(table, settings) if settings.cid is not None else _own(table, settings)
+    chosen = [*train, *holdout]
     if not chosen:
         raise WordflockError(f"There are no clips in {table.source}; --data names a folder with a folder a word.")
     spec = spec_of(settings)
@@ -101,18 +83,15 @@ def prepare_device(settings: ClientSettings) -> Path:
     rows = encode_clips(clips, [0] * len(clips), spec, settings.cache_folder, device(settings)).rows
     versions = rows.reshape(-1, len(chosen)).T.tolist()
     seconds = time.perf_counter() - started
-
-    def part(places: NDArray[np.int64]) -> list[tuple[list[int], str]]:
-        return [(versions[place], chosen[place][1]) for place in places]
-
+    placed = [(versions[place], word) for place, (_, word) in enumerate(chosen)]
     cache = settings.cache_folder.resolve()
     known = Device(
         _number(settings),
         settings.name,
         str(cache),
         spec,
-        part(train),
-        part(holdout),
+        placed[: len(train)],
+        placed[len(train) :],
         seconds,
         settings.min_clips,
         settings.secure_aggregation,
@@ -128,6 +107,49 @@ def load_device(path: str) -> Device:
     """Read what `prepare_device` wrote."""
     known = json.loads(Path(path).read_text())
     return Device(**{**known, "spec": FeatureSpec(**known["spec"])})
+
+
+def _of_simulation(table: ClipTable, settings: ClientSettings) -> tuple[list[_Placed], list[_Placed]]:
+    """Clips and their words as this client has them in a simulation, for training and held back."""
+    from wordflock.data.task import examples
+    from wordflock.partition import hold_back, partition_clips
+    from wordflock.prepare import task_of, training_examples
+
+    assert settings.cid is not None
+    task = task_of(table, settings)
+    base = examples(table, task, "train", settings.seed)
+    labels = np.array(base.labels, dtype=np.int64)
+    parts = partition_clips([clip.speaker for clip in base.clips], labels, settings)
+    train, holdout = hold_back(parts[settings.cid], settings.holdout, settings.seed, settings.cid)
+    return _parts(training_examples(base, task, settings), task, train, holdout)
+
+
+def _own(table: ClipTable, settings: ClientSettings) -> tuple[list[_Placed], list[_Placed]]:
+    """All clips of this device and their words, for training and held back."""
+    from wordflock.data.task import examples
+    from wordflock.partition import hold_back
+    from wordflock.prepare import training_examples
+
+    words = tuple(sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN}))
+    task = Task(words, silence=settings.for_streams or bool(table.background), unknown=True)
+    # A device's own recordings are all for training.
+    splits = [examples(table, task, split, settings.seed) for split in ("train", "validation", "test")]
+    base = Examples.of(
+        (clip for those in splits for clip in those.clips), (label for those in splits for label in those.labels)
+    )
+    train, holdout = hold_back(np.arange(len(base.clips)), settings.holdout, settings.seed, _number(settings))
+    return _parts(training_examples(base, task, settings), task, train, holdout)
+
+
+def _parts(
+    whole: Examples, task: Task, train: NDArray[np.int64], holdout: NDArray[np.int64]
+) -> tuple[list[_Placed], list[_Placed]]:
+    """The clips at some places with the windows made of them, and those at others without."""
+
+    def placed(places: NDArray[np.int64]) -> list[_Placed]:
+        return [(whole.clips[place], task.labels[whole.labels[place]]) for place in places]
+
+    return placed(whole.made_of(train)), placed(holdout)
 
 
 def _number(settings: ClientSettings) -> int:

@@ -58,7 +58,7 @@ def server_side(settings: ServerSettings) -> Prepared:
         prepared = prepare(settings, ("validation", "test"))
         width = prepared.features["validation"].array.shape[2]
     else:
-        usual = not settings.keyword_list
+        usual = settings.for_streams or not settings.keyword_list
         silence, unknown = (usual if wanted is None else wanted for wanted in (settings.silence, settings.unknown))
         task = Task(tuple(settings.keyword_list or DEFAULT_KEYWORDS), silence, unknown)
         if len(task.labels) < 2:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wordflock.audio.augment import coloured_noise, level
 from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.audio.spans import span
 from wordflock.data.clips import Clip
 from wordflock.data.loading import load_clips, read_samples
 from wordflock.data.scan import scan_files
@@ -22,7 +23,6 @@ Samples = NDArray[np.float32]
 
 AROUND = 1.3  # seconds of noise before and after a clip
 MAX_PHASE = 0.1  # seconds by which a stream starts sooner or later, so that words fall anywhere between hops
-SPAN_SHARE = 0.03  # of a clip's energy before and after its word
 LEAST_LEVEL = 0.003  # of a clip, that noise is measured against
 SLOPES = (0.0, 2.0)  # of the noise: white to brown
 
@@ -62,13 +62,6 @@ def placed(clips: Sequence[Clip], ratios: Sequence[float]) -> Iterator[Stream]:
         sound[before : before + len(samples)] += samples
         begin, end = ((before + place) / SAMPLE_RATE for place in span(samples))
         yield Stream(np.clip(sound, -1, 1), clip.name, clip.word, clip.speaker, begin, end)
-
-
-def span(samples: Samples) -> tuple[int, int]:
-    """Where the word in a clip begins and ends, in samples: all of its energy but a small share on either side."""
-    energy = np.cumsum(np.square(samples, dtype=np.float64))
-    begin, end = np.searchsorted(energy, np.array([SPAN_SHARE, 1 - SPAN_SHARE]) * energy[-1])
-    return int(begin), int(end)
 
 
 def negative_recordings(source: str, cache: Path) -> list[Clip]:
