@@ -33,6 +33,7 @@ WINGS = (
     ("federation",),
     ("devices",),
     ("spotting",),
+    ("recording",),
     ("api",),
     ("cli",),
 )

@@ -48,6 +48,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data download": "data:download",
         "data synthesize": "data:synthesize",
         "data cut": "recordings:cut",
+        "data record": "recordings:record",
         "data describe": "data:describe",
         "encoder save": "data:save_encoder",
         "data check": "data:check",

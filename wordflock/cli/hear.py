@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from wordflock.spotting.detector import Detection, Detector
 
 Format = Literal["table", "audacity", "csv", "json"]
-BAR = 20  # characters of the level
-QUIETEST = -60.0  # dB below full scale, at which the level shows nothing
 Threshold = Annotated[
     float | None, Parameter(help="Confidence from which a keyword counts as heard. (default: the model's own)")
 ]
@@ -218,18 +216,13 @@ class _Meter:
     def show(self, samples: NDArray[Any]) -> None:
         import shutil
 
-        import numpy as np
+        from wordflock.spotting.live import level_bar
 
-        from wordflock.spotting.windows import mono
-
-        power = float(np.mean(np.square(mono(samples)))) if len(samples) else 0.0
-        decibels = 10 * np.log10(max(power, 1e-10))
-        bar = "#" * round(BAR * min(1.0, max(0.0, 1 - decibels / QUIETEST)))
         words = "  ".join(
             f"{word} {share:.2f}"
             for word, share in zip(self._detector.keywords, self._detector.probabilities, strict=True)
         )
-        line = f"{bar:<{BAR}} {decibels:4.0f} dB  {words}"
+        line = f"{level_bar(samples)}  {words}"
         print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:

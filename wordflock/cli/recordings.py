@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from wordflock.cli.options import command
+from wordflock.cli.options import command, refuse_options, whole_number
+from wordflock.errors import OptionError, WordflockError
 
 LONGEST = 3.0  # seconds; what is longer is talk rather than a word
 
@@ -43,3 +45,46 @@ def cut(
             print(f"  more than {LONGEST:.0f} s is talk rather than a word; listen to it, or cut by --labels")
     if not written:
         print("nothing to cut")
+
+
+@command
+def record(
+    *words: Annotated[
+        str,
+        Parameter(
+            name="WORDS",
+            help="Words to say; and - for raw 16-bit mono samples on standard input in place of a microphone.",
+            allow_leading_hyphen=True,
+        ),
+    ],
+    speaker: Annotated[str, Parameter(help="Who speaks; the name is part of the files' names.")] = "",
+    takes: Annotated[int, Parameter(help="Recordings of each word.", converter=whole_number)] = 10,
+    out: Annotated[str, Parameter(help="Folder to write recordings to.")] = "recordings",
+    room: Annotated[bool, Parameter(help="Record the noise of the room first, into _background_noise_.")] = True,
+    countdown: Annotated[float, Parameter(help="Seconds before each word.")] = 1.0,
+    device: Annotated[str, Parameter(help="Microphone: its number, or a part of its name.")] = "",
+    list_devices: Annotated[bool, Parameter(help="List the microphones.", negative=())] = False,
+    rate: Annotated[int, Parameter(help="Rate of raw samples, Hz.", converter=whole_number)] = 16_000,
+) -> None:
+    """Record words of one speaker: each take is checked, trimmed and kept; a session that was ended goes on."""
+    from wordflock.recording.recorder import Recorder
+    from wordflock.recording.session import Session
+    from wordflock.recording.terminal import Terminal, pressed_keys
+    from wordflock.spotting.live import microphone, microphones, play, raw_sound
+
+    if list_devices:
+        print("\n".join(microphones()) or "No microphone.")
+        return
+    refuse_options(words)
+    if not speaker:
+        raise WordflockError("`wordflock data record` needs the speaker; give --speaker NAME.")
+    if not 0 <= countdown <= 60:
+        raise OptionError("countdown", countdown, "is not between 0 and 60 s; take 1")
+    piped = "-" in words
+    session = Session(Path(out), [word for word in words if word != "-"], speaker, takes)
+    if session.missing():
+        source = raw_sound(sys.stdin.fileno(), rate) if piped else microphone(device)
+        with Terminal(session) as view, pressed_keys() as key:
+            Recorder(session, source, view, countdown=countdown, key=key, play=play).run(room)
+    left = len(session.missing())
+    print(f"{out}: {len(session.words) * takes - left} takes of {session.speaker}" + f", {left} missing" * (left > 0))

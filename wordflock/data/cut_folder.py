@@ -89,7 +89,7 @@ class CutFolder:
 
         Raises WordflockError, before anything is written, for names that no file can have, and for files that exist.
         """
-        paths = [self._folder / _part(label, "label") / f"{_part(name, 'name')}.wav" for label, name in names]
+        paths = [self._folder / file_name(label, "label") / f"{file_name(name, 'name')}.wav" for label, name in names]
         for path in paths if recording not in self._known else ():
             if path.exists():
                 raise WordflockError(f"{path} exists already; name another folder.")
@@ -130,8 +130,8 @@ def wav(samples: NDArray[np.float32], rate: int = SAMPLE_RATE) -> bytes:
     return file.getvalue()
 
 
-def _part(name: str, what: str) -> str:
-    """A label or name as a part of a path. Raises WordflockError where it cannot be one."""
+def file_name(name: str, what: str) -> str:
+    """A label or name that is to be a part of a path. Raises WordflockError where it cannot be one."""
     if not name or name.startswith(".") or set(name) & set("/\\\0") or len(name.encode()) > _MAX_NAME:
         raise WordflockError(f"The {what} {printable(name)[:80]!r} cannot be the name of a file; change it.")
     return name

@@ -75,13 +75,13 @@ def _quality(clip: Clip, data: bytes) -> Quality:
         clip,
         rate,
         silent=silent and cancelling is None,
-        quiet=not silent and _loudest(samples) < QUIET,
+        quiet=not silent and loudest_level(samples) < QUIET,
         clipped=bool(len(loud)) and float((loud >= FULL_SCALE).mean()) >= CLIPPED,
         cancelled=cancelling is not None,
     )
 
 
-def _loudest(samples: NDArray[np.float32]) -> float:
+def loudest_level(samples: NDArray[np.float32]) -> float:
     """The root mean square of the loudest tenth of a second."""
     padded = np.pad(samples, (0, -len(samples) % _STRETCH))
     return float(np.sqrt(np.square(padded.reshape(-1, _STRETCH)).mean(axis=1).max()))

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.errors import WordflockError
+from wordflock.spotting.windows import mono
 
 Chunks = Iterator[NDArray[Any]]
 
 CHUNK_SECONDS = 0.05
 KEPT_SECONDS = 10.0  # of sound that waits for a slow consumer; what comes then is dropped
+BAR = 20  # characters of a level
+QUIETEST = -60.0  # dB below full scale, at which a level shows nothing
 PATIENCE = 5.0  # seconds without sound after which a microphone counts as unplugged
 
 
@@ -88,6 +91,23 @@ def microphones() -> list[str]:
         for device in _sounddevice().query_devices()
         if device["max_input_channels"]
     ]
+
+
+def play(samples: NDArray[np.float32]) -> None:
+    """Start to play samples of 16 kHz. Raises WordflockError where there is no loudspeaker."""
+    sounddevice = _sounddevice()
+    try:
+        sounddevice.play(samples, SAMPLE_RATE)
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise WordflockError(f"The loudspeaker cannot be opened ({_sentence(error)}); plug one in.") from error
+
+
+def level_bar(samples: NDArray[Any]) -> str:
+    """How loud samples are, as a bar and in decibels of full scale."""
+    power = float(np.mean(np.square(mono(samples)))) if len(samples) else 0.0
+    decibels = 10 * np.log10(max(power, 1e-10))
+    bar = "#" * round(BAR * min(1.0, max(0.0, 1 - decibels / QUIETEST)))
+    return f"{bar:<{BAR}} {decibels:4.0f} dB"
 
 
 def raw_sound(file: int, rate: int = SAMPLE_RATE) -> Source:
