@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.audio.reading import SAMPLE_RATE, loudest
+from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.audio.spans import loudest
 from wordflock.audio.voice import DIGITAL_SILENCE, HOP, levels, voiced
 from wordflock.data.clips import Clip
 from wordflock.data.loading import load_clips, read_samples
@@ -53,7 +54,7 @@ def main() -> None:
     labels = np.array([names.index(clip.word) for clip in clips])
     seconds = round(settings.window * SAMPLE_RATE)
     starts = {
-        "loudest": [[loudest(sound, seconds)] for sound in sounds],
+        "loudest": [[loudest(sound, seconds) if len(sound) > seconds else 0] for sound in sounds],
         "voice": [[spoken(sound, seconds)] for sound in sounds],
         "sliding": [list(range(0, max(1, len(s) - seconds + 1), round(SLIDE * SAMPLE_RATE))) for s in sounds],
     }
@@ -93,7 +94,9 @@ def noise_floor(level: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def spoken(sound: NDArray[np.float32], length: int) -> int:
     """Where the window with most of what is spoken begins: the middle of all such places."""
-    if len(sound) <= length or not (stretches := voiced(sound)):
+    if len(sound) <= length:
+        return 0
+    if not (stretches := voiced(sound)):
         return loudest(sound, length)
     frames = np.zeros(len(sound) // HOP + 1)
     for start, end in stretches:

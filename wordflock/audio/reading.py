@@ -179,12 +179,6 @@ def fit(clip: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     return clip[start : start + samples]
 
 
-def loudest(clip: NDArray[np.float32], samples: int) -> int:
-    """Where the loudest stretch of so many samples begins."""
-    energy = np.concatenate(([0.0], np.cumsum(np.square(clip, dtype=np.float64))))
-    return int(np.argmax(energy[samples:] - energy[:-samples])) if len(clip) > samples else 0
-
-
 def _check_rate(rate: int) -> None:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioFault(
