@@ -70,9 +70,9 @@ def read_clip(source: Source, name: str = "", warn: bool = True) -> NDArray[np.f
 class Decoder:
     """Decodes an open audio file in pieces, each checked; what it found is known after the last."""
 
-    def __init__(self, file: BinaryIO, max_seconds: float = MAX_SECONDS) -> None:
+    def __init__(self, file: BinaryIO, max_seconds: float | None = None) -> None:
         """Raises AudioFault for what is not readable audio, or is cut short by what its container says."""
-        self._max_seconds = max_seconds
+        self._max_seconds = MAX_SECONDS if max_seconds is None else max_seconds
         if not file.seekable():
             file = BytesIO(file.read(_MAX_PIPE_BYTES))
         file.seek(0)
