@@ -13,6 +13,7 @@ WINGS = (
     (
         "quiet",
         "errors",
+        "addresses",
         "files",
         "arrays",
         "randomness",

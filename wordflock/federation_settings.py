@@ -178,6 +178,11 @@ class ServerSettings(FederationSettings):
     client_timeout: float = option(
         3600.0, "Seconds to wait for --min-clients, at the start and later.", FEDERATION, minimum=1, rare=True
     )
+    dashboard: str = option(
+        "",
+        "Address and port for a page that shows the run as it goes on, such as 127.0.0.1:8080. (default: none)",
+        OUTPUT,
+    )
     keep_running: bool = option(
         False, "Keep the server running after the run, for the next run with the same --listen.", FEDERATION
     )

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,18 +55,43 @@ def locked(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(descriptor):
             raise WordflockError(
                 f"{folder} is in use by another process; wait for its end, or name another folder (a run: --name)."
-            ) from None
+            )
         for path in folder.rglob(".*"):
             if re.fullmatch(r"\..+\.\d+", path.name):
                 path.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)  # and with it the lock
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process keeps others out of a folder."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file, if no other process has it for longer than `is_locked` needs to look."""
+    for wait in (0.0, 0.05, 0.05):
+        time.sleep(wait)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return True
+    return False
 
 
 @contextmanager

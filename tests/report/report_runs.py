@@ -10,6 +10,7 @@ import tomli_w
 
 from wordflock.head.metrics import score
 from wordflock.predictions import ClipPrediction, write_predictions
+from wordflock.report.live import ASKED, AWAY, CLIENTS, REFUSED, REPLIED
 
 LABELS = ["yes", "no", "_silence_", "_unknown_"]
 
@@ -49,3 +50,22 @@ def write_run(
     ]
     write_predictions(folder, rows)
     return folder
+
+
+def write_live_run(folder: Path, *, clients: int = 4) -> Path:
+    """A server's run that has three of its ten rounds."""
+    write_run(folder, mode="server", rounds=10, strategy="fedavg")
+    (folder / "metrics.json").unlink()
+    states = (ASKED, AWAY, REFUSED, REPLIED)
+    entries = [
+        {"number": n, "name": f"<i>pi {n}</i>", "clips": 9, "state": states[n % len(states)]} for n in range(clients)
+    ]
+    (folder / CLIENTS).parent.mkdir()
+    (folder / CLIENTS).write_text(json.dumps(entries))
+    return folder
+
+
+def add_round(run: Path, number: int) -> None:
+    """Go on with a run by one round."""
+    line = json.dumps({"round": number, "validation_accuracy": 0.9, "clients": [1]}) + "\n"
+    (run / "history.jsonl").write_text((run / "history.jsonl").read_text() + line)

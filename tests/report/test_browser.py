@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import write_run
+from report_runs import add_round, write_live_run, write_run
 
+from wordflock.report.dashboard import dashboard
 from wordflock.report.facts import read_run
 from wordflock.report.page import write_comparison, write_report
 
@@ -80,4 +81,35 @@ def test_everything_is_reached_by_keyboard(browser: Any, pages: list[Path]) -> N
     closed.focus()
     page.keyboard.press("Enter")
     assert closed.evaluate("it => it.parentElement.open")
+    context.close()
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["360 px", "1280 px"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_dashboard_can_be_read_and_updates_itself(browser: Any, tmp_path: Path, size: Any, scheme: str) -> None:
+    run = write_live_run(tmp_path / "run")
+    context = browser.new_context(viewport=size, color_scheme=scheme)
+    page = context.new_page()
+    requests, messages = list[str](), list[str]()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    with dashboard(run, "127.0.0.1:0") as address:
+        page.goto(address)
+        page.get_by_text("3 of 10").wait_for()
+        page.locator("#curve summary").click()
+        page.keyboard.press("Tab")
+        add_round(run, 4)
+        page.get_by_text("4 of 10").wait_for()
+        assert page.locator("#curve details").evaluate("it => it.open"), "what a reader opened stays open"
+        assert page.evaluate("document.activeElement.className") == "scroll", "and the keyboard where it was"
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert page.locator("#curve svg").bounding_box()["width"] > 200
+        if AXE.exists():
+            page.evaluate(AXE.read_text())  # the page's own policy lets no other script in
+            found = page.evaluate("axe.run()")["violations"]
+            assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
+    page.get_by_text("The server has ended").wait_for()
+    assert [url for url in requests if not url.startswith((address, "data:"))] == []
+    assert messages == []
     context.close()

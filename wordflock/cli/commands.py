@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "export": "hear:export",
     },
     "See": {
+        "watch": "report:watch",
         "runs": "report:runs",
         "runs show": "report:show",
         "runs delete": "report:delete",

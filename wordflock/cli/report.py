@@ -6,6 +6,7 @@ import json
 import sys
 import webbrowser
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,28 @@ from wordflock.cli.options import command
 from wordflock.errors import WordflockError
 
 RunName = Annotated[str, Parameter(help="Run: its folder, or its name below runs/.")]
+
+
+@command
+def watch(
+    run: RunName,
+    /,
+    *,
+    dashboard: Annotated[
+        str, Parameter(help="Serve a page with the same at this address and port, such as 127.0.0.1:8080.")
+    ] = "",
+) -> None:
+    """Show a run while it goes on: rounds, clients, the curve of its accuracy; until its end, or Ctrl-C."""
+    from wordflock.report.terminal import watch
+    from wordflock.runs import find_run
+
+    folder = find_run(run)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:  # how a user ends it; the run goes on
+        if dashboard:
+            from wordflock.report.dashboard import dashboard as serve
+
+            print(f"dashboard: {stack.enter_context(serve(folder, dashboard))}", flush=True)
+        watch(folder, stay=bool(dashboard))
 
 
 @command

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wordflock.addresses import split_address
 from wordflock.devices.connection import is_here, unreachable
 from wordflock.devices.flower import KIND, REFUSED
-from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
+from wordflock.devices.processes import Tail, flower, free_port, in_own_process, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ClientSettings
 from wordflock.progress import report

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from wordflock.errors import WordflockError, show_warnings
+from wordflock.errors import show_warnings
 from wordflock.progress import is_reported, print_line, reporting
 
 T = TypeVar("T")
@@ -107,14 +107,6 @@ def without_proxies() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
-
-
-def split_address(address: str, option: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT or [HOST]:PORT. Raises WordflockError for anything else."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not int(port) < 65536:
-        raise WordflockError(f"{option} {address!r} is not HOST:PORT, such as 192.168.1.10:8000.")
-    return host.strip("[]"), int(port)
 
 
 def free_port(host: str = "127.0.0.1", port: int = 0) -> int:

@@ -13,19 +13,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from wordflock.addresses import is_loopback, split_address
 from wordflock.devices.flower import KIND, scrub
 from wordflock.devices.guard import OUTPUT, READY, SECRET
-from wordflock.devices.processes import Tail, flower, free_port, in_own_process, split_address, stoppable
+from wordflock.devices.processes import Tail, flower, free_port, in_own_process, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
 from wordflock.federation_settings import ServerSettings
 from wordflock.files import locked
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
+from wordflock.report.dashboard import dashboard
 from wordflock.runs import CONFIG, METRICS, find_run, resumed
 from wordflock.settings import resolved_paths
 
@@ -68,6 +69,8 @@ def serve(settings: ServerSettings) -> Path:
         alive(folder).unlink(missing_ok=True)
         number = link.control.start_run(settings if kept is None else replace(settings, keep_running=True))
         report(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients")
+        if settings.dashboard:
+            report(f"dashboard: {stack.enter_context(dashboard(folder, settings.dashboard))}")
         try:
             with relayed() as for_the_bar:
                 _follow(folder, output, for_the_bar, link.lives)
@@ -179,7 +182,8 @@ def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
 def _resolved(settings: ServerSettings) -> ServerSettings:
     """The settings with everything decided that can be: the run's own ones for --resume, a name, whole paths."""
     if settings.resume:
-        settings = replace(resumed(settings, "server"), keep_running=settings.keep_running)
+        own = resumed(settings, "server")
+        settings = replace(own, keep_running=settings.keep_running, dashboard=settings.dashboard)
     files: dict[str, Any] = {
         key: resolved_paths(value)
         for key in ("data", "table", "runs", "certificates", "authorized_keys")
@@ -208,19 +212,12 @@ def _tls_files(settings: ServerSettings, host: str) -> tuple[Path, Path, Path] |
         return files[0], files[1], files[2]
     if settings.authorized_keys:
         raise WordflockError("--authorized-keys works with TLS only; add --certificates.")
-    if not settings.insecure and not _loopback(host):
+    if not settings.insecure and not is_loopback(host):
         raise WordflockError(
             f"--listen {settings.listen} without TLS would let anyone on the network read and change what is learned; "
             "add --certificates (see 'wordflock certificates'), or --insecure if that is what you want."
         )
     return None
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _public_keys(settings: ServerSettings) -> list[Path]:

@@ -21,6 +21,7 @@ from wordflock.federation.roster import Client, Roster, answered, listed, replie
 from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings
 from wordflock.progress import report
+from wordflock.report.live import ASKED, REFUSED, REPLIED
 
 AT_A_TIME = 16  # clients whose statistics the server holds together
 WAITED_FOR = {"masked": "masked numbers", "unmask": "shares that unmask the total", "private": "bounded statistics"}
@@ -66,9 +67,12 @@ class Conversation:
 
         `at_a_time` is that of `replies_to`; `what` is what the bar says is waited for.
         """
-        by_node = {client.node: client for client in messages}
+        by_node, presence = {client.node: client for client in messages}, self.roster.presence
+        presence.tell(ASKED, messages)
 
         def waited_for(nodes: list[int]) -> str:
+            replied = (by_node[node] for node in by_node.keys() - set(nodes))
+            presence.tell(REPLIED, [client for client in replied if client.number not in self.refused])
             came = f"{len(by_node) - len(nodes)} of {len(by_node)} replied"
             return f"for {what} ({came}): {listed([by_node[node] for node in nodes])}"
 
@@ -87,12 +91,15 @@ class Conversation:
                     self.refuse(client, str(error))
                     continue
                 self.costs.add(client, message, reply)
+                presence.tell(REPLIED, [client])
                 yield client, usable
+        presence.write(now=True)
 
     def refuse(self, client: Client, problem: str) -> None:
         """Leave a client out of the round, and say why."""
         self.refused.add(client.number)
         self.problems.append(f"client {client} {problem}")
+        self.roster.presence.tell(REFUSED, [client])
         report(f"{self.name}: {self.problems[-1]}")
 
     def require(self, clients: Sequence[Client]) -> None:

@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 
 from wordflock.errors import WordflockError
 from wordflock.federation.messages import failure_of, metric, task_record, text_of, whole
+from wordflock.federation.presence import Presence
 from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.files import write_atomically
@@ -64,6 +65,7 @@ class Roster:
     prepared: Prepared
     clients: dict[int, Client] = field(default_factory=dict)  # by number: all that ever introduced themselves
     connected: set[int] = field(default_factory=set)  # nodes
+    presence: Presence = field(default_factory=lambda: Presence(None))  # for those who watch
     stragglers: dict[int, int] = field(default_factory=dict)  # clients to the last round in which they missed a timeout
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)  # message to node and when
     _turned_away: set[int] = field(default_factory=set)  # nodes
@@ -99,6 +101,7 @@ class Roster:
                     node = reply.metadata.src_node_id
                     self._asked = {i: asked for i, asked in self._asked.items() if asked[0] != node}
                     self._welcome(node, reply)
+        self.presence.see(self.clients.values(), self.connected)
 
     def wait_for(self, least: int, seconds: float) -> None:
         """Wait until `least` clients can train and every node that is there has said who it is.

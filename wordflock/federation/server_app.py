@@ -21,6 +21,7 @@ from wordflock.federation.last_layer import solve_last_layer
 from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import describe_members, server_side
 from wordflock.federation.messages import pack_head
+from wordflock.federation.presence import Presence
 from wordflock.federation.roster import Roster
 from wordflock.federation.rounds import Guard, RoundResult, averaged_round, closed_form_result
 from wordflock.federation.scoring import Scorer
@@ -116,7 +117,7 @@ def _train_rounds(
         report(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
 
     started = time.perf_counter()
-    roster = Roster(grid, settings, prepared)
+    roster = Roster(grid, settings, prepared, presence=Presence(run.folder if devices else None))
     scorer = Scorer(grid, roster, settings, head, validation)
     with progress("rounds", rounds, "rounds", relay=devices) as advance:
         advance(first - 1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from wordflock.report import charts, compare, facts
 from wordflock.report.facts import RunFacts
 from wordflock.report.sections import Section, points_of, sections_of, share_of
 from wordflock.report.summary import guarantees, headline, percent, unmeasured
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def write_report(folder: Path, *, audio: bool = False, target: Path | None = None) -> Path:
@@ -85,14 +90,21 @@ def _page(
     headline: Sequence[tuple[str, str]] = (),
     missing: Sequence[str] = (),
 ) -> str:
+    shown = [section for section in sections if section.figure or section.rows or section.text]
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(title=title, lines=lines, sections=shown, headline=headline, missing=missing)
+    )
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """The templates of all pages, which escape what they are given."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("wordflock.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    shown = [section for section in sections if section.figure or section.rows or section.text]
-    return environment.get_template("page.html.j2").render(
-        title=title, lines=lines, sections=shown, headline=headline, missing=missing
     )
 
 

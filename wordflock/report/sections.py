@@ -35,7 +35,7 @@ class Section:
 
 def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
     """All sections of the page, in their order."""
-    sections = [_curve(run)]
+    sections = [curve(run)]
     if test := run.test:
         sections += [_recall(test), _confusion(test)]
     speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run.clients)
@@ -46,12 +46,13 @@ def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
         _mistakes(run, players),
         _streams(run),
         _costs(run),
-        _refused(run),
+        refused(run),
     ]
     return [*sections, _options(run)]
 
 
-def _curve(run: RunFacts) -> Section:
+def curve(run: RunFacts) -> Section:
+    """Accuracy by epoch or round."""
     columns = {"validation_accuracy": "validation", "client_accuracy": "clients' holdout clips"}
     series = {name: points_of(run, key) for key, name in columns.items()}
     series = {name: points for name, points in series.items() if points}
@@ -217,7 +218,8 @@ def _costs(run: RunFacts) -> Section:
     return Section("Cost", columns=["stage", "cost"], rows=stages, open=True)
 
 
-def _refused(run: RunFacts) -> Section:
+def refused(run: RunFacts) -> Section:
+    """Clients that a round went on without, and why."""
     rows = [[line[run.counter], problem] for line in run.history for problem in line.get("refused", [])]
     return Section("Refused and late clients", columns=[run.counter, "problem"], rows=rows)
 
