@@ -16,7 +16,7 @@ from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
-from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics, StatisticsFolder, solve
+from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics, StatisticsFolder, ridges, solve
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import (
     Recipe,
@@ -136,7 +136,7 @@ def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepare
     """Solve the last layer of a head of which one part was not trained, as a federation does after its rounds."""
     try:
         scale, total = _statistics(head, prepared)
-        load_solution(head, solve(total, scale, parts=head.parts))
+        load_solution(head, solve(total, scale, ridges(settings.for_streams), head.parts))
     except WordflockError as error:
         report(f"the last layer stays as it was trained: {error}")
         return
@@ -164,7 +164,7 @@ def _train_closed_form(
     else:
         scale, total = _statistics(head, prepared)
         StatisticsFolder(run.folder / "statistics").write(scale, total)
-        load_solution(head, solve(total, scale, parts=head.parts))
+        load_solution(head, solve(total, scale, ridges(settings.for_streams), head.parts))
     seconds["train"] = time.perf_counter() - started
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)

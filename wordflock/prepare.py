@@ -25,6 +25,9 @@ _NOT_MEASURED = {
     "test": "the accuracy on new speakers is not measured",
 }
 
+# Clips of a word, of which a head for streams needs all: it is measured on streams, and a tenth of so few says little.
+FEW = 100
+
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
@@ -125,6 +128,7 @@ def load_table(settings: DataSettings) -> ClipTable:
         speaker_pattern=settings.speaker_pattern,
         table=settings.table,
         layout=settings.layout,
+        few=FEW if isinstance(settings, Settings) and settings.for_streams else 0,
     )
     if not isinstance(settings, Settings) or not settings.negatives:
         return table

@@ -28,7 +28,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation_settings import FederationSettings
 from wordflock.files import finish_switch, locked, switching, write_atomically
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
-from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_labels, solve
+from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_labels, ridges, solve
 from wordflock.head.torch_head import Head
 from wordflock.head.training import output_weights, pool
 from wordflock.prepare import load_table, prepare
@@ -333,7 +333,7 @@ def _write(
 
     That are its scores, predictions and logs, and the files that match `outdated`.
     """
-    solution = solve(total, scale, parts=run.head.parts)
+    solution = solve(total, scale, ridges(run.settings.for_streams), run.head.parts)
     weights = {**run.checkpoint.weights, **output_weights(solution)}  # all but the last layer is as it was
     training = {key: value for key, value in run.checkpoint.training.items() if key != "validation_accuracy"}
     revised = replace(run.checkpoint, labels=labels, weights=weights, training=training)

@@ -148,3 +148,18 @@ def test_windows_stay_with_the_owner_of_their_clip(
     member = made.members[1]
     assert sorted(train.rows.tolist()) == sorted(member.train.rows.tolist())
     assert sorted(holdout.rows.tolist()) == sorted(member.holdout.rows.tolist())
+
+
+def test_a_head_for_streams_is_trained_on_all_of_few_recordings(
+    talk: Path, tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    for number in range(20):
+        for word in ("ja", "nein"):
+            write_audio(tmp_path / "words" / word / f"{word}{number}.wav")
+    settings = TrainSettings(data=str(tmp_path / "words"), cache=str(tmp_path / "cache"))
+    splits = Counter(clip.split for clip in load_table(settings).clips)
+    assert splits["train"] < 40
+    assert {clip.split for clip in load_table(replace(settings, task="stream")).clips} == {"train"}
+    (tmp_path / "table.csv").write_text("file,split\nja/ja1.wav,test\n")
+    named = load_table(replace(settings, task="stream", table=str(tmp_path / "table.csv"))).clips
+    assert [clip.name for clip in named if clip.split != "train"] == ["ja/ja1.wav"]

@@ -32,7 +32,7 @@ from wordflock.spotting.stream_score import (
     score,
     trace,
 )
-from wordflock.spotting.streams import Stream, placed, positive_clips
+from wordflock.spotting.streams import Heard, Stream, placed, positive_clips
 
 LISTENER = tone_listener(Rule((0.5, 0.5), smoothing=1))
 
@@ -167,6 +167,11 @@ def test_placed_clips_are_the_same_every_time_and_words_are_where_they_say(tmp_p
         (tmp_path / "clips" / "yes").mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / "clips" / "yes" / f"{number}_nohash_{number}.wav", tone * (1 - number / 2), 16_000)
     clips = positive_clips(str(tmp_path / "clips"), ("yes",), "all", tmp_path / "cache")
+    trained = Heard(frozenset({clips[0].content}), frozenset())
+    assert positive_clips(str(tmp_path / "clips"), ("yes",), "all", tmp_path / "cache", trained) == clips[1:]
+    with pytest.raises(WordflockError, match="not trained on"):
+        spoken = Heard(frozenset(), frozenset(clip.speaker for clip in clips))
+        positive_clips(str(tmp_path / "clips"), ("yes",), "all", tmp_path / "cache", spoken)
     first, second = (list(placed(clips, (40.0, 20.0))) for _ in range(2))
     for one, other, ratio in zip(first, second, (40.0, 20.0), strict=True):
         assert np.array_equal(one.sound, other.sound)

@@ -146,8 +146,9 @@ def evaluate_stream(
     positives: Annotated[str, Parameter(help="Data set of clips of the keywords; they are placed in noise.")],
     negatives: Annotated[str, Parameter(help="Folder or archive of recordings without keywords, of any length.")],
     split: Annotated[
-        Literal["train", "validation", "test", "all"], Parameter(help="Which clips of --positives are used.")
-    ] = "test",
+        Literal["validation", "test", "all"],
+        Parameter(help="Which clips of --positives are used; those that the run was trained on are left out."),
+    ] = "all",
     target: Annotated[
         float | None,
         Parameter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -24,13 +25,14 @@ _MAX_MERGES_NAMED = 5
 
 
 def label(
-    files: Files, recordings: Sequence[Recording], rows: Mapping[str, Sequence[Row]]
+    files: Files, recordings: Sequence[Recording], rows: Mapping[str, Sequence[Row]], few: int = 0
 ) -> tuple[list[Clip], list[Clip], list[Fault]]:
     """The clips, the background recordings, and what has no label or is unusable.
 
     A clip whose split nobody names goes where its speaker's hash, or for an unknown speaker its content's, puts it;
-    where that leaves nothing to train on, all are for training. Warns of labels that are merged, and of clips of
-    unknown speakers that had to be split. Raises WordflockError for labels that cannot be printed.
+    where that leaves nothing to train on, or a word has fewer than `few` such clips, all are for training. Warns of
+    labels that are merged, and of clips of unknown speakers that had to be split. Raises WordflockError for labels that
+    cannot be printed.
     """
     clips: list[Clip] = []
     background: list[Clip] = []
@@ -53,8 +55,10 @@ def label(
                     hashed.append(len(clips))
                 split = row.split or which_split(row.speaker or recording.content)
                 clips.append(_cropped(recording.clip(word, row.speaker, split), row))
-    if len(hashed) == len(clips) and not any(clip.split == "train" for clip in clips):
-        clips = [replace(clip, split="train") for clip in clips]  # a few speakers at most
+    nothing_left = len(hashed) == len(clips) and not any(clip.split == "train" for clip in clips)
+    if nothing_left or min(Counter(clips[place].word for place in hashed).values(), default=few) < few:
+        for place in hashed:
+            clips[place] = replace(clips[place], split="train")
     else:
         _warn_of_unknown_speakers(files.source, sum(not clips[place].speaker for place in hashed))
     return clips, background, faults

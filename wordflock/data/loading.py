@@ -35,20 +35,22 @@ def load_clips(
     speaker_pattern: str = "",
     table: str = "",
     layout: str = AUTO,
+    few: int = 0,
 ) -> ClipTable:
     """The clips of a folder or archive, or of several as one data set, in any layout of `layouts.py`.
 
     A `speaker_pattern` (see `labelling.with_speakers`) or a `table` (see `labelling.with_table`) says who speaks and
-    which split is whose; with one of them the lists of Speech Commands do not count. What was learned of the files is
+    which split is whose; with one of them the lists of Speech Commands do not count. Of a source where a word has fewer
+    than `few` clips, those whose split nobody names are all for training. What was learned of the files is
     kept in `cache`. A recording that several sources have counts once. Warns, once a source, of all files that are left
     out. Raises WordflockError where no usable clip is left, and where no layout or more than one fits.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
-    loaded = [table_of(scan_files(one, cache, is_text), speaker_pattern, table, layout) for one in sources]
+    loaded = [table_of(scan_files(one, cache, is_text), speaker_pattern, table, layout, few) for one in sources]
     return loaded[0] if len(loaded) == 1 else joined(loaded)
 
 
-def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str = AUTO) -> ClipTable:
+def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str = AUTO, few: int = 0) -> ClipTable:
     """The clips in the files of one source; raises and warns as `load_clips`."""
     listing = scan.listing
     names = tuple(recording.entry.name for recording in scan.recordings)
@@ -58,7 +60,7 @@ def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str
         chosen = layout_of(files, FOLDERS)
     rows = with_speakers(files, chosen.read(files), speaker_pattern)
     rows = with_table(files, rows, table) if table else rows
-    clips, background, faults = label(files, scan.recordings, rows)
+    clips, background, faults = label(files, scan.recordings, rows, few)
     faults += listing.faults
     if not clips:
         fault = f" ({_sentence(faults)})" if faults else ""

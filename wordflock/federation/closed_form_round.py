@@ -30,7 +30,7 @@ from wordflock.federation.totals import Arrays, total_of
 from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
-from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics, add_labels, solve
+from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics, add_labels, ridges, solve
 from wordflock.head.torch_head import Head
 from wordflock.revise import earlier
 from wordflock.runs import find_run
@@ -88,13 +88,13 @@ def closed_form_round(
     sent, clients = collection.statistics(clients, scale, keep, thorough=thorough)
     try:
         total = combined(sent)
-        solution = solve(total, scale, parts=head.parts)
+        solution = solve(total, scale, ridges(settings.for_streams), head.parts)
     except WordflockError:
         if thorough or settings.secure_aggregation:
             raise
         sent, clients = collection.statistics(clients, scale, keep, thorough=True)
         total = combined(sent)
-        solution = solve(total, scale, parts=head.parts)
+        solution = solve(total, scale, ridges(settings.for_streams), head.parts)
     return ClosedFormRound(solution, scale, total, conversation.problems, conversation.costs.of(clients))
 
 

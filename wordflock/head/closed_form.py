@@ -28,6 +28,9 @@ from wordflock.files import load_tensors, save_tensors
 Array = NDArray[np.float64]
 ROWS = 128  # of a Gram matrix, computed together
 RIDGES = (1e-3, 1e-2, 1e-1)  # times the mean diagonal of the Gram matrix
+# Where several windows are made of each clip: cross-validation takes them for so many clips, and its choice would be
+# too small.
+WINDOW_RIDGES = (0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,11 @@ def solve(
     weight = np.concatenate([one[:-1] for one in coefficients]) / len(solved) / scale.deviation[:, None]
     bias = np.mean([one[-1] for one in coefficients], axis=0) - scale.mean @ weight
     return Solution(weight.T.copy(), bias, penalties, float(np.mean(errors)))
+
+
+def ridges(windows: bool) -> tuple[float, ...]:
+    """The penalties to try where several windows are made of each clip, or none."""
+    return WINDOW_RIDGES if windows else RIDGES
 
 
 @dataclass(frozen=True)

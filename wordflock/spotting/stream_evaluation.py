@@ -23,7 +23,7 @@ from wordflock.progress import progress
 from wordflock.runs import CONFIG, METRICS, find_checkpoint, read_metrics
 from wordflock.spotting.listener import listener_of
 from wordflock.spotting.stream_score import Rate, StreamScore, Trace, choose_thresholds, det_curve, score, trace
-from wordflock.spotting.streams import Stream, negative_recordings, placed, positive_clips, recorded
+from wordflock.spotting.streams import Stream, heard_by, negative_recordings, placed, positive_clips, recorded
 
 RATIOS = (30.0, 10.0)  # dB, signal to noise, that take turns
 
@@ -56,7 +56,8 @@ class StreamEvaluation:
 def evaluate_streams(
     model: str | Path, positives: str, negatives: str, *, split: str, target: float | None, cache: Path
 ) -> StreamEvaluation:
-    """Score a checkpoint on clips placed in noise (misses, latency) and on recordings without keywords (false alarms).
+    """Score a checkpoint on clips placed in noise (misses, latency) and on recordings without keywords (false alarms),
+    without those that its run was trained on, and without clips of the speakers that it was.
 
     With a target, in false alarms per hour of all keywords together, thresholds are chosen on one half, reported on the
     other, and stored in the checkpoint. The result goes into the run's metrics.json. Raises WordflockError where there
@@ -65,8 +66,9 @@ def evaluate_streams(
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
     listener = listener_of(checkpoint, str(model))
-    clips = positive_clips(positives, listener.keywords, split, cache)
-    recordings = negative_recordings(negatives, cache)
+    heard = heard_by(path.parent)
+    clips = positive_clips(positives, listener.keywords, split, cache, heard)
+    recordings = negative_recordings(negatives, cache, heard)
     started = time.process_time()
     with progress("listening", len(clips) + len(recordings), "streams") as advance:
 

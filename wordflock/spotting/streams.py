@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from wordflock.audio.spans import span
 from wordflock.data.clips import Clip
 from wordflock.data.loading import load_clips, read_samples
 from wordflock.data.scan import scan_files
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.prepare import load_table
 from wordflock.randomness import numpy_generator
+from wordflock.runs import read_config
+from wordflock.settings import Settings
 
 Samples = NDArray[np.float32]
 
@@ -39,15 +43,48 @@ class Stream:
     end: float = 0.0
 
 
-def positive_clips(source: str, keywords: Sequence[str], split: str, cache: Path) -> list[Clip]:
-    """The clips of a data set that have a keyword, of one split or "all", sorted by word and name.
+@dataclass(frozen=True)
+class Heard:
+    """What a head was trained on, on which it is not measured."""
+
+    contents: frozenset[str]  # of recordings
+    speakers: frozenset[str]
+
+    def __contains__(self, clip: Clip) -> bool:
+        return clip.content in self.contents or clip.speaker in self.speakers
+
+
+UNHEARD = Heard(frozenset(), frozenset())
+
+
+def heard_by(run: Path) -> Heard:
+    """What the training clips of a run are; warns, and knows nothing, where its folder or its data are not here."""
+    try:
+        config = read_config(run)
+        if not config.get("data"):
+            raise WordflockError(f"{run} does not name its data")
+        table = load_table(Settings.from_config(config))
+    except WordflockError as error:
+        message = f"It is not known what the head was trained on ({error}), so it may be measured on that."
+        warnings.warn(message, WordflockWarning, stacklevel=3)
+        return UNHEARD
+    clips = table.of_split("train")
+    return Heard(frozenset(clip.content for clip in clips), frozenset(clip.speaker for clip in clips if clip.speaker))
+
+
+def positive_clips(source: str, keywords: Sequence[str], split: str, cache: Path, heard: Heard = UNHEARD) -> list[Clip]:
+    """The clips of a data set that have a keyword, of one split or "all", sorted by word and name: those that are not
+    in what was heard, nor of a speaker that was.
 
     Raises WordflockError where there is none.
     """
     clips = load_clips(source, cache=cache).clips
-    chosen = [clip for clip in clips if clip.word in keywords and split in (clip.split, "all")]
+    chosen = [clip for clip in clips if clip.word in keywords and split in (clip.split, "all") and clip not in heard]
     if not chosen:
-        raise WordflockError(f"{source} has no {split} clips of {', '.join(keywords)}; name another folder or --split.")
+        raise WordflockError(
+            f"{source} has no {split} clips of {', '.join(keywords)} that the head was not trained on; name other "
+            "recordings or another --split."
+        )
     return sorted(chosen, key=lambda clip: (clip.word, clip.name))
 
 
@@ -64,14 +101,17 @@ def placed(clips: Sequence[Clip], ratios: Sequence[float]) -> Iterator[Stream]:
         yield Stream(np.clip(sound, -1, 1), clip.name, clip.word, clip.speaker, begin, end)
 
 
-def negative_recordings(source: str, cache: Path) -> list[Clip]:
-    """The recordings in a folder or archive, of any length, sorted by name.
+def negative_recordings(source: str, cache: Path, heard: Heard = UNHEARD) -> list[Clip]:
+    """The recordings in a folder or archive, of any length, sorted by name, that are not in what was heard.
 
-    Raises WordflockError where none can be read.
+    Raises WordflockError where there is none that can be read.
     """
     recordings = [one.clip("", "", "test") for one in scan_files(source, cache).recordings if not one.fault]
+    recordings = [clip for clip in recordings if clip not in heard]
     if not recordings:
-        raise WordflockError(f"{source} has no recording that can be read; name a folder of audio files.")
+        raise WordflockError(
+            f"{source} has no recording that can be read and the head was not trained on; name another folder."
+        )
     return sorted(recordings, key=lambda clip: clip.name)
 
 
