@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from wordflock.cli.options import command, refuse_options, whole_number
 from wordflock.errors import OptionError, WordflockError
+
+if TYPE_CHECKING:
+    from wordflock.recording.session import Session
 
 LONGEST = 3.0  # seconds; what is longer is talk rather than a word
 
@@ -65,6 +69,12 @@ def record(
     device: Annotated[str, Parameter(help="Microphone: its number, or a part of its name.")] = "",
     list_devices: Annotated[bool, Parameter(help="List the microphones.", negative=())] = False,
     rate: Annotated[int, Parameter(help="Rate of raw samples, Hz.", converter=whole_number)] = 16_000,
+    web: Annotated[
+        str, Parameter(help="Serve a page at ADDRESS:PORT that records with a phone, in place of a microphone here.")
+    ] = "",
+    certificates: Annotated[
+        str, Parameter(help="For --web: folder with server.crt and server.key, from 'wordflock certificates'.")
+    ] = "",
 ) -> None:
     """Record words of one speaker: each take is checked, trimmed and kept; a session that was ended goes on."""
     from wordflock.recording.recorder import Recorder
@@ -80,11 +90,34 @@ def record(
         raise WordflockError("`wordflock data record` needs the speaker; give --speaker NAME.")
     if not 0 <= countdown <= 60:
         raise OptionError("countdown", countdown, "is not between 0 and 60 s; take 1")
-    piped = "-" in words
     session = Session(Path(out), [word for word in words if word != "-"], speaker, takes)
-    if session.missing():
-        source = raw_sound(sys.stdin.fileno(), rate) if piped else microphone(device)
+    if web:
+        _serve(session, web, certificates, room)
+    elif session.missing():
+        source = raw_sound(sys.stdin.fileno(), rate) if "-" in words else microphone(device)
         with Terminal(session) as view, pressed_keys() as key:
             Recorder(session, source, view, countdown=countdown, key=key, play=play).run(room)
     left = len(session.missing())
     print(f"{out}: {len(session.words) * takes - left} takes of {session.speaker}" + f", {left} missing" * (left > 0))
+
+
+def _serve(session: Session, address: str, certificates: str, room: bool) -> None:
+    from wordflock.addresses import is_loopback, split_address
+    from wordflock.devices.connection import tls_files
+    from wordflock.recording.web import WebRecorder
+
+    host, port = split_address(address, "--web")
+    if not certificates and not is_loopback(host):
+        raise WordflockError(
+            f"--web {address} without TLS would let anyone on the network listen, and browsers refuse the microphone; "
+            "add --certificates (see 'wordflock certificates')."
+        )
+    certificate = tls_files(certificates)[1:] if certificates else None
+    with WebRecorder(session, host, port, certificate=certificate, room=room, say=_say) as server:
+        _say(f"Open {server.url} on the phone; Ctrl-C ends it.")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever(poll_interval=0.2)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

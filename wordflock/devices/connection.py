@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from urllib import request
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,7 @@ from wordflock.devices.guard import SERVER_HEADER
 from wordflock.errors import WordflockError
 
 TIMEOUT = 10.0  # seconds
+CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"  # in a server's folder
 EXPIRED, NOT_YET_VALID, OTHER_NAMES = 10, 9, (62, 64)  # OpenSSL's X509_V_ERR_…
 
 
@@ -138,3 +140,12 @@ def _speaks_tls(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def tls_files(folder: str) -> tuple[Path, Path, Path]:
+    """The CA, the certificate of a server and its key in a folder. Raises WordflockError where one is missing."""
+    files = tuple(Path(folder) / name for name in (CA, CERTIFICATE, KEY))
+    for file in files:
+        if not file.is_file():
+            raise WordflockError(f"There is no {file}; make it with: wordflock certificates {folder}")
+    return files[0], files[1], files[2]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wordflock.addresses import is_loopback, split_address
+from wordflock.devices.connection import tls_files
 from wordflock.devices.flower import KIND, scrub
 from wordflock.devices.guard import OUTPUT, READY, SECRET
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, stoppable
@@ -32,7 +33,6 @@ from wordflock.settings import resolved_paths
 
 START = 300.0  # seconds that Flower's processes have to start
 POLL_INTERVAL = 0.2  # seconds between two looks at what the processes do
-CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
 
 
 def serve(settings: ServerSettings) -> Path:
@@ -203,13 +203,7 @@ def _resolved(settings: ServerSettings) -> ServerSettings:
 def _tls_files(settings: ServerSettings, host: str) -> tuple[Path, Path, Path] | None:
     """The CA, the certificate and its key; None for a server without TLS, where that is allowed."""
     if settings.certificates:
-        files = tuple(Path(settings.certificates) / name for name in (CA, CERTIFICATE, KEY))
-        for file in files:
-            if not file.is_file():
-                raise WordflockError(
-                    f"There is no {file}; make it with: wordflock certificates {settings.certificates}"
-                )
-        return files[0], files[1], files[2]
+        return tls_files(settings.certificates)
     if settings.authorized_keys:
         raise WordflockError("--authorized-keys works with TLS only; add --certificates.")
     if not settings.insecure and not is_loopback(host):
