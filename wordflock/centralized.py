@@ -16,7 +16,7 @@ from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
-from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics, StatisticsFolder, ridges, solve
+from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, ridges, solve
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import (
     Recipe,
@@ -25,6 +25,8 @@ from wordflock.head.training import (
     make_optimizer,
     one_thread,
     pool,
+    scale_statistics_of,
+    statistics_of,
     train_epoch,
 )
 from wordflock.prepare import Prepared, prepare, resolved
@@ -171,14 +173,6 @@ def _train_closed_form(
     run.record("epoch", checkpoint, validation_loss=score.loss)
     report(f"solved: validation {score.summary}")
     finish(run, "epoch", settings, prepared, metrics)
-
-
-def _statistics(head: Head, prepared: Prepared) -> tuple[Scale, Statistics]:
-    """The sums over the training clips that the closed form needs."""
-    features = prepared.features["train"]
-    z = pool(head, features)
-    scale = ScaleStatistics.of(z, features.labels, len(prepared.task.labels)).scale()
-    return scale, Statistics.of(z, features.labels, scale)
 
 
 def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, prepared: Prepared) -> int:

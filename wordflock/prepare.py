@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from wordflock.data.clips import SPLITS, ClipTable
+from wordflock.audio.augment import NOWHERE, Surroundings
+from wordflock.data.clips import SPLITS, Clip, ClipTable
 from wordflock.data.loading import load_clips
 from wordflock.data.negatives import negative_clips
 from wordflock.data.stream_windows import stream_examples
+from wordflock.data.surroundings import load_surroundings
 from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
@@ -66,7 +68,10 @@ def prepare(
         chosen["train"] = training_examples(chosen["train"], task, settings)
     # One call for all splits, so that there is one progress bar and one look at the store.
     augmentations = {split: settings.augmentations if split == "train" else 0 for split in chosen}
-    clips = {split: with_augmentations(those.clips, augmentations[split]) for split, those in chosen.items()}
+    surroundings = surroundings_of(settings) if "train" in chosen else NOWHERE
+    clips = {
+        split: with_augmentations(those.clips, augmentations[split], surroundings) for split, those in chosen.items()
+    }
     together = [clip for those in clips.values() for clip in those]
     labels = [label for split, those in chosen.items() for label in those.labels * (1 + augmentations[split])]
     encoded = encode_clips(together, labels, spec, settings.cache_folder, device(settings))
@@ -117,9 +122,28 @@ def task_of(table: ClipTable, settings: Settings) -> Task:
     return choose_task(table, settings.keyword_list, settings.silence, settings.unknown, for_streams=streams)
 
 
+def encode_augmented(
+    clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, settings: Settings, where: DataSettings
+) -> Features:
+    """The features of clips for training, each with its augmented versions; the cache is that of `where`."""
+    versions = with_augmentations(clips, settings.augmentations, surroundings_of(settings))
+    repeated = [*labels] * (1 + settings.augmentations)
+    return gathered(encode_clips(versions, repeated, spec, where.cache_folder, device(where)), len(clips))
+
+
+def surroundings_of(settings: Settings) -> Surroundings:
+    """The recorded noises and rooms that the settings name for augmentations.
+
+    Raises WordflockError where there are no augmentations, and as `load_surroundings`.
+    """
+    if (settings.noise or settings.rooms) and not settings.augmentations:
+        raise WordflockError("--noise and --rooms are for augmented versions; add --augmentations 1 or more.")
+    return load_surroundings(settings.noise, settings.rooms, settings.cache_folder)
+
+
 def load_table(settings: DataSettings) -> ClipTable:
     """The clips that the settings name; synthetic words are made the first time."""
-    sources = [_found(source, settings.cache_folder) for source in settings.sources]
+    sources = [_found(source, settings) for source in settings.sources]
     if not sources:
         raise WordflockError("There is no data set; name a folder or archive of recordings with --data.")
     table = load_clips(
@@ -136,13 +160,14 @@ def load_table(settings: DataSettings) -> ClipTable:
     return replace(table, negatives=negatives)
 
 
-def _found(source: str, cache: Path) -> Path:
+def _found(source: str, settings: DataSettings) -> Path:
     """Where a data set is that --data names."""
+    cache = settings.cache_folder
     if source == SYNTHETIC:
-        from wordflock.data.synthetic import synthesize
+        from wordflock.data.synthetic import synthetic_words
 
-        synthesize(cache / SYNTHETIC)
-        return cache / SYNTHETIC
+        words = settings.keyword_list if isinstance(settings, Settings) else []
+        return synthetic_words(cache, settings.language, words)
     path = Path(source).expanduser()
     if source in DATA_SETS and not path.exists():
         from wordflock.data.download import find

@@ -21,17 +21,15 @@ import numpy as np
 
 from wordflock.data.clips import Clip
 from wordflock.data.task import UNKNOWN, Task
-from wordflock.encoder.backend import device
 from wordflock.encoder.spec import FeatureSpec
-from wordflock.encoder.store import encode_clips
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import FederationSettings
 from wordflock.files import finish_switch, locked, switching, write_atomically
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
 from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_labels, ridges, solve
 from wordflock.head.torch_head import Head
-from wordflock.head.training import output_weights, pool
-from wordflock.prepare import load_table, prepare
+from wordflock.head.training import output_weights, statistics_of
+from wordflock.prepare import encode_augmented, load_table, prepare
 from wordflock.progress import report
 from wordflock.runs import BEST, LAST, METRICS, read_config, read_metrics
 from wordflock.settings import DataSettings, HeadSettings, TrainSettings
@@ -137,8 +135,7 @@ def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> in
         indices = [placed.index(clip.word) for clip in clips]
         arriving = np.bincount(indices, minlength=len(placed)).astype(np.float64)
         scale, total = add_labels(scale, total, labels, placed, arriving)
-        features = encode_clips(clips, indices, run.checkpoint.spec, settings.cache_folder, device(settings))
-        total += Statistics.of(pool(run.head, features), features.labels, scale)
+        total += _added(run, settings, clips, indices, scale)
         entry = {"words": list(words), "from": source, "keys": [clip.key for clip in clips]}
         _write(run, total, scale, placed, [*run.revisions, {"learn": entry, "clips": len(clips)}])
     return len(clips)
@@ -316,9 +313,12 @@ def _learned(run: _Run, entry: dict[str, Any]) -> list[_Part]:
 def _statistics(run: _Run, parts: Sequence[_Part]) -> Statistics:
     """The statistics of clips, with the labels as the head has them now."""
     labels = [run.checkpoint.labels.index(part.label) for part in parts]
-    clips = [part.clip for part in parts]
-    features = encode_clips(clips, labels, run.checkpoint.spec, run.settings.cache_folder, device(run.settings))
-    return Statistics.of(pool(run.head, features), features.labels, run.scale)
+    return _added(run, run.settings, [part.clip for part in parts], labels, run.scale)
+
+
+def _added(run: _Run, where: DataSettings, clips: Sequence[Clip], labels: Sequence[int], scale: Scale) -> Statistics:
+    """The statistics of clips, augmented as the run's own are and encoded in the cache of `where`."""
+    return statistics_of(run.head, encode_augmented(clips, labels, run.checkpoint.spec, run.settings, where), scale)
 
 
 def _write(

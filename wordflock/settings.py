@@ -89,6 +89,13 @@ class DataSettings(Options):
     layout: str = option(
         "auto", "How the recordings are laid out, where that is not found.", DATA, choices=LAYOUTS, rare=True
     )
+    language: str = option(
+        "",
+        "Language of espeak-ng, such as de, in which --data synthetic says the --keywords. (default: English words of "
+        "Speech Commands)",
+        DATA,
+        rare=True,
+    )
     cache: str = option("", "Folder for features and synthetic words. (default: ~/.cache/wordflock)", OUTPUT)
     device: str = option("auto", "Where to compute.", TRAINING, choices=("auto", "cpu", "cuda"), rare=True)
     seed: int = option(0, "Seed of every random choice.", TRAINING, minimum=0, maximum=2**63 - 1)
@@ -157,6 +164,12 @@ class Settings(DataSettings):
         FEATURES,
         minimum=0,
         maximum=99,
+    )
+    noise: str = option(
+        "", "Folder or archive of noise, of any length, for augmented versions, beside made-up noise.", FEATURES
+    )
+    rooms: str = option(
+        "", "Folder or archive of rooms' impulse responses for augmented versions, beside made-up rooms.", FEATURES
     )
     precision: str = option(
         "auto",
@@ -290,6 +303,10 @@ class HeadSettings(Settings):
             return
         if not self.dp_delta:
             raise WordflockError("--dp-delta 0 is impossible with Gaussian noise; give a small one, such as 1e-6.")
+        if self.closed_form and self.augmentations:
+            raise WordflockError(
+                "The statistics of --dp-epsilon are of clips as they were recorded; take --augmentations 0."
+            )
         if self.closed_form and self.head != "normalized":
             raise WordflockError(
                 f"--head {self.head} needs the clients' means and deviations, a further release; "

@@ -294,6 +294,6 @@ def test_without_espeak_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_a_short_list_of_other_words_repeats_with_another_take() -> None:
     recipe = synthetic._Recipe(("yes",), ("cat", "dog"), 1, 4, "en", 0)
     voice = voices._voice(0, "00000000", "train", "en+f1", 0)
-    script = list(synthetic._script(voice, recipe))
+    script = [(line.name, line.take) for line in synthetic._script(voice, recipe, {})]
     assert len(script) == len(set(script)) == 4 + 6
     assert script[4:] == [("cat", 0), ("dog", 0), ("cat", 1), ("dog", 1), ("cat", 2), ("dog", 2)]

@@ -17,9 +17,9 @@ from wordflock.errors import WordflockError
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import Statistics, StatisticsFolder, solve
+from wordflock.head.closed_form import StatisticsFolder, solve
 from wordflock.head.metrics import Score
-from wordflock.head.training import SHARPNESS, pool
+from wordflock.head.training import SHARPNESS, statistics_of
 from wordflock.partition import federation
 from wordflock.progress import reporting
 from wordflock.revise import forget, learn
@@ -51,9 +51,9 @@ def expected(asked: FederationSettings, folder: Path, keep, change=lambda labels
     features = made.prepared.features["train"]
     owner = {row: member.client for member in made.members for row in member.train.rows.tolist()}
     chosen = [i for i, clip in enumerate(clips) if keep(clip, names[features.labels[i]], owner[int(features.rows[i])])]
-    left = features.select(np.array(chosen))
     indices = np.array([(labels or names).index(change(clips[i], names[features.labels[i]])) for i in chosen])
-    return solve(Statistics.of(pool(head, left), indices, scale), scale)
+    left = replace(features.select(np.array(chosen)), labels=indices)
+    return solve(statistics_of(head, left, scale), scale)
 
 
 def assert_same(folder: Path, solution) -> None:
@@ -67,7 +67,13 @@ def same_label(clip, label):
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"keep_statistics": "by-client"}, {"head": "normalized", "random_features": 40, "seed": 5}]
+    "how",
+    [
+        {},
+        {"keep_statistics": "by-client"},
+        {"head": "normalized", "random_features": 40, "seed": 5},
+        {"augmentations": 2},
+    ],
 )
 def test_a_client(asked, how, tmp_path):
     asked = replace(asked, **how)

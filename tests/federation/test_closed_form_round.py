@@ -50,6 +50,33 @@ def test_any_partition_gives_the_centralized_head(tmp_path_factory, play, sizes,
     np.testing.assert_allclose(weights["output.bias"] / SHARPNESS, central.bias, atol=1e-6)
 
 
+def test_a_clip_with_augmented_versions_counts_once_as_their_mean(tmp_path, play):
+    """One client has versions, and its statistics pass all checks; the solution is that of weighted rows."""
+    federation = play([20, 12, 30])
+    member = federation.members[1]
+    rows = np.stack([member.train.rows, federation.members[2].train.rows[:12]], axis=1)  # any other clips will do
+    federation.members[1] = replace(member, train=replace(member.train, augmentations=rows))
+    folder = simulate(options(tmp_path, clients=3))
+    features = [member.train for member in federation.members]
+    head = build_head("attentive", *features[0].array.shape[1:], len(LABELS), seed=0)
+    weighted = [
+        (pool(head, version), part.labels, 1 / (1 if part.augmentations is None else 3))
+        for part in features
+        for version in part.versions()
+    ]
+    scales = [(ScaleStatistics.of(z, y, len(LABELS)), weight) for z, y, weight in weighted]
+    scale = ScaleStatistics(
+        *(sum(weight * getattr(one, name) for one, weight in scales) for name in ("counts", "total", "squares"))
+    ).scale()
+    parts = [(Statistics.of(z, y, scale), weight) for z, y, weight in weighted]
+    total = Statistics(
+        *(sum(weight * getattr(one, name) for one, weight in parts) for name in ("triangle", "cross", "counts"))
+    )
+    assert total.counts.sum() == pytest.approx(62)
+    weights = load_checkpoint(folder / "best.safetensors").weights
+    np.testing.assert_allclose(weights["output.weight"] / SHARPNESS, solve(total, scale).weight, atol=1e-6)
+
+
 def test_it_takes_one_round_and_writes_an_ordinary_run(tmp_path, play):
     play([30] * 5, noise=0.7)
     folder = simulate(options(tmp_path, clients=5))

@@ -1,12 +1,17 @@
 """Other ways a clip could have sounded: at another distance, in another room, a little faster, beside some noise.
 
 A variant of a clip is made before it is encoded, so that the encoder hears what it would hear in such a place. Which
-variant it is follows from the clip and a number alone, whoever makes it: variants are stored like clips. Synthetic
-words are put into rooms and noise by the same functions.
+variant it is follows from the clip, a number and the contents of recorded noises and rooms, whoever makes it: variants
+are stored like clips. Synthetic words are put into rooms and noise by the same functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +22,7 @@ from wordflock.randomness import numpy_generator
 
 Samples = NDArray[np.float32]
 Precise = NDArray[np.float64]
-Sound = TypeVar("Sound", bound=NDArray[Any])  # of either precision
+AnySamples = TypeVar("AnySamples", bound=NDArray[Any])  # of either precision
 
 VERSION = 2  # goes up when anything below changes what `augment` returns, for variants are kept
 SHIFT = 0.1  # seconds, the most that a word is moved
@@ -30,21 +35,78 @@ SWELL_RATE = 4.0  # rises and falls of the noise per second
 GAIN = (-10.0, 5.0)  # dB
 QUIET = 0.01  # the least level that noise is measured against, so that silence gets some as well
 MAX_ECHO = SAMPLE_RATE // 2  # samples
+RECORDED_SHARE = 0.5  # of rooms and of noises, where there are recordings: a few alone teach less than made-up ones
+MAX_RESPONSE = 2 * SAMPLE_RATE  # samples of a recorded impulse response that are used
+DIRECT = 0.1  # of the peak of an impulse response, −20 dB, where its direct sound begins (ISO 3382-1)
 
 
-def augment(clip: Samples, key: str, number: int) -> Samples:
+@dataclass(frozen=True)
+class Sound:
+    """A recording at SAMPLE_RATE on the disk, as 16-bit samples without a header: any piece of it is read alone."""
+
+    path: Path
+    samples: int
+    content: str  # SHA-256 of the file that it was made from, hexadecimal
+
+    def piece(self, start: int, samples: int) -> Samples:
+        """`samples` of it from `start` on, shape (samples,); after its end it begins again."""
+        recorded = np.memmap(self.path, "<i2", "r", shape=(self.samples,))
+        piece = np.take(recorded, np.arange(start, start + samples), mode="wrap")
+        return piece.astype(np.float32) / np.float32(2**15)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Recorded noises, and impulse responses of rooms, used beside those made here. Either may be empty."""
+
+    noises: tuple[Sound, ...] = ()
+    rooms: tuple[Sound, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """What the features of variants are stored under besides the clip: "" without recordings, else a digest of the
+        contents, whatever the files are called."""
+        contents = [sorted(sound.content for sound in sounds) for sounds in (self.noises, self.rooms)]
+        return sha256(repr(contents).encode()).hexdigest()[:16] if any(contents) else ""
+
+
+NOWHERE = Surroundings()
+
+
+def augment(clip: Samples, key: str, number: int, surroundings: Surroundings = NOWHERE) -> Samples:
     """Variant `number`, from 1 on, of the clip of this key: as long as the clip, shape (samples,), within [-1, 1]."""
     generator = numpy_generator(number, "variant", key)
     augmented = shift(change_speed(clip, generator.uniform(*SPEEDS)), generator.uniform(-SHIFT, SHIFT), len(clip))
     if generator.random() < ROOM_SHARE:
-        wet = add_reverb(augmented, room(generator.uniform(*ROOM_SECONDS), DISTANCE, generator))
+        if surroundings.rooms and generator.random() < RECORDED_SHARE:
+            wet = add_reverb(augmented, response_of(_chosen(surroundings.rooms, generator)))
+        else:
+            wet = add_reverb(augmented, room(generator.uniform(*ROOM_SECONDS), DISTANCE, generator))
         augmented = wet * np.float32(level(augmented) / max(level(wet), 1e-9))
     if generator.random() < NOISE_SHARE:
-        noise = coloured_noise(len(augmented), generator.uniform(*SLOPES), generator)
-        noise *= swell(len(augmented), SWELL_RATE, generator)
-        augmented = add_noise(augmented, noise.astype(np.float32), generator.uniform(*NOISE_RATIO))
+        if surroundings.noises and generator.random() < RECORDED_SHARE:
+            recorded = _chosen(surroundings.noises, generator)
+            noise = recorded.piece(int(generator.integers(recorded.samples)), len(augmented))
+        else:
+            made = coloured_noise(len(augmented), generator.uniform(*SLOPES), generator)
+            made *= swell(len(augmented), SWELL_RATE, generator)
+            noise = made.astype(np.float32)
+        augmented = add_noise(augmented, noise, generator.uniform(*NOISE_RATIO))
     louder: Samples = np.clip(augmented * np.float32(10 ** (generator.uniform(*GAIN) / 20)), -1.0, 1.0)
     return louder
+
+
+def _chosen(sounds: Sequence[Sound], generator: np.random.Generator) -> Sound:
+    """One of the sounds; their order by content is the same whatever the files are called."""
+    return sorted(sounds, key=lambda sound: sound.content)[generator.integers(len(sounds))]
+
+
+def response_of(recorded: Sound) -> Precise:
+    """The impulse response of a recorded room, from its direct sound on, so that a word in it begins when it did."""
+    response = recorded.piece(0, recorded.samples).astype(np.float64)
+    loud = np.abs(response)
+    start = int(np.argmax(loud >= DIRECT * loud.max()))
+    return response[start : start + MAX_RESPONSE]
 
 
 def level(samples: NDArray[np.floating]) -> float:
@@ -81,9 +143,9 @@ def room(seconds: float, distance: tuple[float, float], generator: np.random.Gen
     return response
 
 
-def add_reverb(clip: Sound, response: Precise) -> Sound:
-    """The clip in the room of this impulse response (at most MAX_ECHO samples), cut to the clip's length."""
-    size = len(clip) + MAX_ECHO
+def add_reverb(clip: AnySamples, response: Precise) -> AnySamples:
+    """The clip in the room of this impulse response, cut to the clip's length."""
+    size = len(clip) + max(MAX_ECHO, len(response))
     wet = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(response, size), size)[: len(clip)]
     return wet.astype(clip.dtype)  # type: ignore[return-value]
 
@@ -103,7 +165,7 @@ def swell(samples: int, rate: float, generator: np.random.Generator) -> Precise:
     return np.interp(np.arange(samples) / SAMPLE_RATE * rate, np.arange(len(knots)), knots)
 
 
-def add_noise(clip: Sound, noise: Sound, ratio: float, speech: Sound | None = None) -> Sound:
+def add_noise(clip: AnySamples, noise: AnySamples, ratio: float, speech: AnySamples | None = None) -> AnySamples:
     """The clip with noise, its level `ratio` dB below that of `speech`, by default the clip over its whole length."""
     loudness = max(level(clip if speech is None else speech), QUIET)
     return clip + noise * (loudness / max(level(noise), 1e-6) * 10 ** (-ratio / 20))  # type: ignore[return-value]

@@ -20,20 +20,35 @@ def synthesize(
     /,
     *,
     words: Annotated[str, Parameter(help="Words, separated by commas. (default: those of Speech Commands)")] = "",
-    others: Annotated[str, Parameter(help="Words for _unknown_. (default: the rest of Speech Commands)")] = "",
+    others: Annotated[
+        str, Parameter(help="Words for _unknown_. (default: the rest of Speech Commands; not in English, numbers)")
+    ] = "",
     voices: Annotated[int, Parameter(help="Voices to train on; a third as many come on top for the rest.")] = 100,
     takes: Annotated[int, Parameter(help="Times that a voice says each word.")] = 2,
     language: Annotated[str, Parameter(help="Language of espeak-ng, such as de or en-us.")] = "en",
+    confusables: Annotated[
+        bool, Parameter(help="Have words in _unknown_ that sound like the words: a phoneme changed, halves, compounds.")
+    ] = False,
     seed: Annotated[int, Parameter(help="Seed of every random choice.")] = 0,
 ) -> None:
     """Make a data set of spoken words, in the layout of Speech Commands."""
-    from wordflock.data.synthetic import WORDS, synthesize
+    from wordflock.data.synthetic import other_words, synthesize
     from wordflock.data.task import DEFAULT_KEYWORDS
 
     spoken = split_commas(words) or list(DEFAULT_KEYWORDS)
-    rest = split_commas(others) or [word for word in WORDS if word not in spoken]
-    synthesize(Path(folder), words=spoken, others=rest, voices=voices, takes=takes, language=language, seed=seed)
-    print(f"{folder}: {len(spoken)} words and {len(rest)} others, {voices} training voices")
+    rest = split_commas(others) or other_words(language, spoken)
+    synthesize(
+        Path(folder),
+        words=spoken,
+        others=rest,
+        voices=voices,
+        takes=takes,
+        language=language,
+        seed=seed,
+        confusables=confusables,
+    )
+    more = " and words that sound alike" * confusables
+    print(f"{folder}: {len(spoken)} words and {len(rest)} others{more}, {voices} training voices")
 
 
 @command

@@ -33,6 +33,7 @@ class Clip:
     gain: float = 1.0
     view: str = ""  # the window of a stream that is made of it, `seconds` long; "": none; see placing.py
     augmentation: int = 0  # 0: as it was recorded; see augment.py
+    surroundings: augment.Surroundings = augment.NOWHERE  # of an augmentation
 
     @property
     def key(self) -> str:
@@ -42,7 +43,9 @@ class Clip:
             key = sha256(f"{self.content} {self.start!r} {self.seconds!r} {self.gain!r}".encode()).hexdigest()
         if self.view:
             key = f"{key}-{placing.VERSION}.{self.view}.{self.seconds!r}"
-        return f"{key}-{augment.VERSION}.{self.augmentation}" if self.augmentation else key
+        if not self.augmentation:
+            return key
+        return f"{key}-{augment.VERSION}.{self.augmentation}{self.surroundings.key and '.'}{self.surroundings.key}"
 
 
 @dataclass(frozen=True, slots=True)

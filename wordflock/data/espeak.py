@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,22 @@ TRACTS = tuple(
     "m8 max michel mike2 norbert pablo paul pedro quincy rob sandro steph victor whisper whisperf".split()
 )
 NOT_A_DIALECT = "en-shaw"  # another alphabet for en
+PHONEMES = "[["  # begins a text of phonemes
+_SEPARATOR = "·"  # between phonemes; no language's have it
+_STRESSES = "',%=", "ˈˌ"  # in mnemonics and in IPA
+
+
+@dataclass(frozen=True, order=True)
+class Phoneme:
+    """A phoneme of a dialect, with its stress where it has one."""
+
+    mnemonic: str  # as espeak-ng writes it
+    ipa: str
+
+    def stressed_as(self, other: Phoneme) -> Phoneme:
+        """The phoneme with the stress of another one."""
+        parts = zip((self.mnemonic, self.ipa), (other.mnemonic, other.ipa), _STRESSES, strict=True)
+        return Phoneme(*(two[: len(two) - len(two.lstrip(marks))] + one.lstrip(marks) for one, two, marks in parts))
 
 
 # The synthesizer
@@ -36,6 +53,8 @@ class Espeak:
     _SYNCHRONOUS = 2  # samples come to the callback, and nothing is played
     _DO_NOT_EXIT = 0x8000  # return an error instead of ending the process
     _UTF8 = 1
+    _TEXT_MAY_BE_PHONEMES = 0x100
+    _IPA = 2
     _RATE, _PITCH, _RANGE = 1, 3, 4
 
     def __init__(self, home: Path) -> None:
@@ -54,7 +73,7 @@ class Espeak:
             raise WordflockError(
                 f"espeak-ng cannot be loaded from {home} ({error}): let TMPDIR be a folder that may hold programs."
             ) from error
-        self._library.espeak_Info.restype = ctypes.c_char_p
+        self._library.espeak_Info.restype = self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self.rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, bytes(home / "data"), self._DO_NOT_EXIT)
         if self.rate <= 0:
             raise WordflockError(
@@ -80,17 +99,46 @@ class Espeak:
             raise WordflockError(f"espeak-ng does not speak the language {language!r}: choose from {languages}.")
         return found
 
+    def phonemes(self, dialect: str, text: str) -> tuple[Phoneme, ...]:
+        """How a dialect pronounces a text, without its pauses. Raises WordflockError for a text without a sound."""
+        self._set_voice(dialect)
+        mnemonics, ipa = (self._transcribed(text, mode) for mode in (0, self._IPA))
+        # Pauses and glottal stops have a mnemonic that begins with "_", and names of languages stand in parentheses.
+        pairs = zip(mnemonics, ipa, strict=len(mnemonics) == len(ipa))
+        found = tuple(
+            Phoneme(one, other) for one, other in pairs if other and one[:1] not in ("", "_", "(") and one != "?"
+        )
+        if not found:
+            raise WordflockError(f"espeak-ng has no sound for the word {text!r}: write it in letters.")
+        return found
+
+    def _transcribed(self, text: str, mode: int) -> list[str]:
+        buffer = ctypes.create_string_buffer(text.encode())
+        rest = ctypes.c_void_p(ctypes.addressof(buffer))
+        clauses = []
+        while rest.value:
+            spoken = self._library.espeak_TextToPhonemes(ctypes.byref(rest), self._UTF8, mode | ord(_SEPARATOR) << 8)
+            clauses += spoken.decode().split()
+        return [phoneme for word in clauses for phoneme in word.split(_SEPARATOR)]
+
+    def _set_voice(self, name: str) -> None:
+        if self._library.espeak_SetVoiceByName(name.encode()) != 0:
+            raise WordflockError(f"espeak-ng has no voice {name!r}: install espeakng-loader again.")
+
     def say(self, voice: str, text: str, rate: int, pitch: int, melody: int, seed: int) -> Samples:
-        """What a voice makes of a text, with silence around it, at `self.rate` and not SAMPLE_RATE."""
+        """What a voice makes of a text, or of phonemes between "[[" and "]]", with silence around it.
+
+        The samples are at `self.rate` and not SAMPLE_RATE.
+        """
         self._chunks.clear()
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise WordflockError(f"espeak-ng has no voice {voice!r}: install espeakng-loader again.")
+        self._set_voice(voice)
         for parameter, value in ((self._RATE, rate), (self._PITCH, pitch), (self._RANGE, melody)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._library.srand(seed)  # the C library's: some voices take their breath from it
         encoded = text.encode()
-        self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, self._UTF8, None, None)
+        flags = self._UTF8 | (self._TEXT_MAY_BE_PHONEMES if text.startswith(PHONEMES) else 0)
+        self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, flags, None, None)
         self._library.espeak_Synchronize()
         return np.frombuffer(b"".join(self._chunks), dtype=np.int16) / 2**15
 

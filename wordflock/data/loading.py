@@ -88,7 +88,7 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
     Clips sorted by (path, offset) are read in one pass over every archive. Crops of one recording decode it once.
     Raises WordflockError for a recording that vanished or changed since the clips were loaded.
     """
-    from wordflock.audio.augment import augment
+    from wordflock.audio.augment import NOWHERE, augment
     from wordflock.audio.placing import window_of
     from wordflock.audio.reading import SAMPLE_RATE, fit, read_clip
 
@@ -117,9 +117,11 @@ def read_samples(clips: Iterable[Clip]) -> Iterator[NDArray[np.float32]]:
             return fit(recording[first : first + samples], samples) * np.float32(clip.gain)
 
         for clip in clips:
-            original = replace(clip, augmentation=0)
+            original = replace(clip, augmentation=0, surroundings=NOWHERE)
             samples = samples_of(original)
-            yield augment(samples, original.key, clip.augmentation) if clip.augmentation else samples
+            if clip.augmentation:
+                samples = augment(samples, original.key, clip.augmentation, clip.surroundings)
+            yield samples
 
 
 def _sentence(faults: Sequence[Fault]) -> str:

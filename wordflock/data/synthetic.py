@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,9 @@ import soxr
 from wordflock.audio.augment import add_noise, add_reverb, coloured_noise, level, swell
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.data.clips import SPLITS
+from wordflock.data.confusables import confusables
 from wordflock.data.espeak import Espeak, Samples
+from wordflock.data.speech_commands import UNKNOWN
 from wordflock.data.voices import Voice, make_voices, say
 from wordflock.errors import WordflockError
 from wordflock.randomness import numpy_generator
@@ -39,6 +42,8 @@ WORDS = tuple(
 )
 CLIP_SAMPLES = SAMPLE_RATE  # 1 s
 BACKGROUND_SECONDS = 40
+MAX_NUMBER = 30  # of those said in other languages than English
+FOLDER = "synthetic"  # in the cache
 
 
 def synthesize(
@@ -50,6 +55,7 @@ def synthesize(
     takes: int = 2,
     language: str = "en",
     seed: int = 0,
+    confusables: bool = False,
     progress: bool = True,
 ) -> None:
     """Write a data set of 16 kHz one-second FLAC clips to `folder`: `<word>/<speaker>_nohash_<n>.flac`.
@@ -57,7 +63,9 @@ def synthesize(
     Each of `voices` training voices says every one of `words` `takes` times, and 1.5 × `takes` clips of `others`, the
     words that a task calls unknown. A sixth as many voices again for validation and for testing say everything twice
     as often; `validation_list.txt` and `testing_list.txt` name their clips. `_background_noise_` holds recordings
-    without speech. `language` is a language of espeak-ng with all its dialects ("en", "de"), or a dialect ("en-us").
+    without speech. With `confusables`, each voice also says as many words that sound like `words` (see confusables.py);
+    they are in `_unknown_`. `language` is a language of espeak-ng with all its dialects ("en", "de"), or a dialect
+    ("en-us").
 
     The same arguments give the same bytes, with the same espeak-ng on the same type of machine. The folder appears
     only when it is complete; one that holds this very data set is left as it is. `progress` needs a terminal.
@@ -67,7 +75,7 @@ def synthesize(
     """
     words = _checked(words)
     others = tuple(word for word in _checked(others) if word not in words)
-    recipe = _Recipe(words, others, voices, takes, language, seed)
+    recipe = _Recipe(words, others, voices, takes, language, seed, confusables)
     for name, value, least in (("words", len(words), 1), ("voices", voices, 1), ("takes", takes, 1), ("seed", seed, 0)):
         if value < least:
             raise WordflockError(f"A data set cannot have {name} = {value}: give {least} or more.")
@@ -90,6 +98,30 @@ def synthesize(
             except OSError:
                 if not _holds(folder, readme):  # else another process was quicker
                     raise
+
+
+def synthetic_words(cache: Path, language: str, words: Sequence[str]) -> Path:
+    """The data set of these words in a language, and of words that sound alike, in the cache; made the first time.
+
+    Without a language that of English words of Speech Commands. Raises WordflockError as `synthesize`, and for a
+    language without words.
+    """
+    if not language:
+        synthesize(cache / FOLDER)
+        return cache / FOLDER
+    if not words:
+        raise WordflockError(f"--language {language} has no words to say; name them, as --keywords ja,nein.")
+    others = other_words(language, words)
+    about = json.dumps([EDITION, language, *words])
+    folder = cache / f"{FOLDER}-{language}-{sha256(about.encode()).hexdigest()[:12]}"
+    synthesize(folder, words=words, others=others, language=language, confusables=True)
+    return folder
+
+
+def other_words(language: str, words: Sequence[str]) -> list[str]:
+    """Words for `_unknown_`: English ones, or numbers, which every language can say."""
+    is_english = language.lower().partition("-")[0] == "en"
+    return [word for word in (WORDS if is_english else map(str, range(MAX_NUMBER + 1))) if word not in words]
 
 
 def _checked(words: Sequence[str]) -> tuple[str, ...]:
@@ -115,6 +147,7 @@ class _Recipe:
     takes: int  # of a word by a training voice
     language: str
     seed: int
+    confusables: bool = False
 
     @property
     def voices_of(self) -> dict[str, int]:
@@ -145,7 +178,7 @@ takes of a word by a voice: {self.takes_of("train")} for training, {self.takes_o
 clips of other words by a voice: {self.others_of("train")} for training, {self.others_of("test")} otherwise
 words: {json.dumps(self.words, ensure_ascii=False)}
 other words: {json.dumps(self.others, ensure_ascii=False)}
-"""
+""" + ("words that sound like the words: as many clips again\n" if self.confusables else "")
 
 
 def _holds(folder: Path, readme: str) -> bool:
@@ -179,25 +212,57 @@ def _record(folder: Path, espeak: Espeak, cast: Sequence[Voice], recipe: _Recipe
     for name, samples in backgrounds.items():
         _write(folder / "_background_noise_" / f"{name}.flac", samples)
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
-    script = [(voice, word, take) for voice in cast for word, take in _script(voice, recipe)]
+    dialects = sorted({voice.dialect for voice in cast}) if recipe.confusables else []
+    alike = {dialect: _alike(espeak, dialect, recipe) for dialect in dialects}
+    script = [(voice, line) for voice in cast for line in _script(voice, recipe, alike.get(voice.dialect, {}))]
     hidden = not (progress and sys.stderr.isatty())
-    for voice, word, take in track(script, "Synthesizing words", console=Console(stderr=True), disable=hidden):
-        generator = numpy_generator(recipe.seed, "clip", voice.index, word, take)
-        name = f"{word}/{voice.speaker}_nohash_{take}.flac"
-        spoken = say(espeak, voice, word, generator)
+    for voice, line in track(script, "Synthesizing words", console=Console(stderr=True), disable=hidden):
+        generator = numpy_generator(recipe.seed, "clip", voice.index, line.name, line.take)
+        name = f"{line.folder}{voice.speaker}_nohash_{line.take}.flac"
+        try:
+            spoken = say(espeak, voice, line.text, generator)
+        except WordflockError:
+            if line.text == line.name:  # else too long a word that some other one was joined to: one less
+                raise
+            continue
         _write(folder / name, _take(spoken, voice, list(backgrounds.values()), generator))
         lists[voice.split].append(name)
     for split, file in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
         (folder / file).write_bytes("".join(f"{name}\n" for name in sorted(lists[split])).encode())
 
 
-def _script(voice: Voice, recipe: _Recipe) -> Iterator[tuple[str, int]]:
-    """The word and the number of every take of one voice."""
-    yield from product(recipe.words, range(recipe.takes_of(voice.split)))
+@dataclass(frozen=True)
+class _Line:
+    """What a voice says, and where the clip goes: the folder, with the beginning of the file's name if it has one."""
+
+    folder: str
+    name: str  # a word, or what a word that sounds like one is called
+    text: str
+    take: int
+
+
+def _script(voice: Voice, recipe: _Recipe, alike: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[_Line]:
+    """Every take of one voice."""
+    takes = recipe.takes_of(voice.split)
+    for word, take in product(recipe.words, range(takes)):
+        yield _Line(f"{word}/", word, word, take)
+    # Voice after voice goes on in a list, so that what is in it comes about equally often.
     count = recipe.others_of(voice.split)
     for i in range(count):
-        # Voice after voice goes on in the list, so that the other words come about equally often.
-        yield recipe.others[(voice.index * count + i) % len(recipe.others)], i // len(recipe.others)
+        word = recipe.others[(voice.index * count + i) % len(recipe.others)]
+        yield _Line(f"{word}/", word, word, i // len(recipe.others))
+    for those in alike.values():
+        for i in range(takes if those else 0):
+            name, text = those[(voice.index * takes + i) % len(those)]
+            yield _Line(f"{UNKNOWN}/{name.replace('_', '-')}_", name, text, i)
+
+
+def _alike(espeak: Espeak, dialect: str, recipe: _Recipe) -> dict[str, list[tuple[str, str]]]:
+    """By word, names and texts of what sounds like it, all kinds of likeness in turn."""
+    found = confusables(espeak, dialect, recipe.words, recipe.others, recipe.seed)
+    order = numpy_generator(recipe.seed, "likeness").permutation(len(found))
+    shuffled = [list(found.items())[i] for i in order]
+    return {word: [(n, text) for n, text in shuffled if n.rpartition("-")[0] == word] for word in recipe.words}
 
 
 def _take(spoken: Samples, voice: Voice, backgrounds: Sequence[Samples], generator: np.random.Generator) -> Samples:

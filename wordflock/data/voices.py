@@ -35,6 +35,11 @@ class Voice:
     snr: float  # speech over noise, dB
     room: Samples  # impulse response from mouth to microphone
 
+    @property
+    def dialect(self) -> str:
+        """Of espeak-ng."""
+        return self.name.partition("+")[0]
+
 
 def make_voices(espeak: Espeak, language: str, count: dict[str, int], seed: int) -> list[Voice]:
     """The voices of all splits, `count` of each; no vocal tract is in two splits."""

@@ -173,7 +173,9 @@ def _resolved(settings: ClientSettings) -> ClientSettings:
     if not settings.server_address:
         raise WordflockError("A client needs a server; say where it is with --server HOST:PORT.")
     files: dict[str, Any] = {
-        key: resolved_paths(value) for key in ("data", "table", "ca", "key") if (value := getattr(settings, key))
+        key: resolved_paths(value)
+        for key in ("data", "table", "negatives", "noise", "rooms", "ca", "key")
+        if (value := getattr(settings, key))
     }
     return replace(settings, **files)
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.audio.augment import NOWHERE, Surroundings
 from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.data.clips import Clip
 from wordflock.data.loading import read_samples
@@ -62,6 +63,12 @@ class Features:
         """The clips from `start` up to `stop`."""
         return self.select(slice(start, stop))
 
+    def versions(self) -> Iterator[Features]:
+        """All clips as they were recorded, then augmented version 1 of all, and so on."""
+        yield Features(self.array, self.rows, self.labels)
+        for rows in () if self.augmentations is None else self.augmentations.T:
+            yield Features(self.array, rows, self.labels)
+
     def batch(self, chosen: NDArray[np.int64], generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Features, float32 of shape (chosen, frames, width), and labels of shape (chosen,).
 
@@ -95,9 +102,11 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
     return Features(store.array(), rows, np.array(labels, dtype=np.int64))
 
 
-def with_augmentations(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """The clips, then augmented version 1 of all of them, and so on."""
-    return [replace(clip, augmentation=number) for number in range(count + 1) for clip in clips]
+def with_augmentations(clips: Sequence[Clip], count: int, surroundings: Surroundings = NOWHERE) -> list[Clip]:
+    """The clips, then augmented version 1 of all of them, in the given surroundings, and so on."""
+    numbers = range(1, count + 1)
+    augmented = [replace(clip, augmentation=n, surroundings=surroundings) for n in numbers for clip in clips]
+    return [*clips, *augmented]
 
 
 def gathered(features: Features, clips: int) -> Features:

@@ -41,7 +41,16 @@ from wordflock.head.checkpoint import overwrite, own_weights
 from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head
-from wordflock.head.training import Recipe, evaluate_head, make_optimizer, one_thread, pool, train_epoch
+from wordflock.head.training import (
+    Recipe,
+    evaluate_head,
+    make_optimizer,
+    one_thread,
+    pool,
+    scale_statistics_of,
+    statistics_of,
+    train_epoch,
+)
 from wordflock.partition import Member, federation
 from wordflock.privacy.mechanism import PrivateStatistics
 from wordflock.randomness import numpy_generator
@@ -227,13 +236,12 @@ def _settings(config: tuple[tuple[str, bool | float | int | str], ...]) -> Feder
 
 
 def _scale_statistics(message: Message, member: Member, settings: FederationSettings) -> ScaleStatistics:
-    z = pool(_untrained(message, member, settings), member.train)
-    return ScaleStatistics.of(z, member.train.labels, len(member.labels))
+    return scale_statistics_of(_untrained(message, member, settings), member.train, len(member.labels))
 
 
 def _statistics(message: Message, member: Member, settings: FederationSettings) -> Statistics:
-    z = pool(_untrained(message, member, settings), member.train)
-    return Statistics.of(z, member.train.labels, Scale.unpacked(weights_of(message)))
+    scale = Scale.unpacked(weights_of(message))
+    return statistics_of(_untrained(message, member, settings), member.train, scale)
 
 
 def _private(message: Message, member: Member, settings: FederationSettings) -> NDArray[np.float64]:

@@ -64,9 +64,8 @@ def prepare_device(settings: ClientSettings) -> Path:
 
     Raises WordflockError where there are no clips, or the number of the client is not below that of all clients.
     """
-    from wordflock.encoder.backend import device, spec_of
-    from wordflock.encoder.store import encode_clips, with_augmentations
-    from wordflock.prepare import load_table
+    from wordflock.encoder.backend import spec_of
+    from wordflock.prepare import encode_augmented, load_table
 
     if not settings.data:
         raise WordflockError("A client needs recordings; say where they are with --data.")
@@ -79,9 +78,8 @@ def prepare_device(settings: ClientSettings) -> Path:
         raise WordflockError(f"There are no clips in {table.source}; --data names a folder with a folder a word.")
     spec = spec_of(settings)
     started = time.perf_counter()
-    clips = with_augmentations([clip for clip, _ in chosen], settings.augmentations)
-    rows = encode_clips(clips, [0] * len(clips), spec, settings.cache_folder, device(settings)).rows
-    versions = rows.reshape(-1, len(chosen)).T.tolist()
+    features = encode_augmented([clip for clip, _ in chosen], [0] * len(chosen), spec, settings, settings)
+    versions = np.stack([version.rows for version in features.versions()], axis=1).tolist()
     seconds = time.perf_counter() - started
     placed = [(versions[place], word) for place, (_, word) in enumerate(chosen)]
     cache = settings.cache_folder.resolve()

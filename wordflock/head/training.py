@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from wordflock.encoder.store import Features
 from wordflock.head.adamw import AdamW
 from wordflock.head.calibration import Calibration
-from wordflock.head.closed_form import Solution
+from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics
 from wordflock.head.metrics import NO_SCORE, UNCALIBRATED, Score, score
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.settings import HeadSettings
@@ -25,6 +26,7 @@ EVALUATION_BATCH = 128
 # Least squares scores lie between 0 and 1, too near for probabilities; times 10 their cross-entropy on validation clips
 # is least, for one layer as for three (benchmarks/sharpness.py).
 SHARPNESS = 10.0
+Sums = TypeVar("Sums", ScaleStatistics, Statistics)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,24 @@ def pool(head: Head, features: Features) -> NDArray[np.float32]:
     head.eval()
     with torch.inference_mode():
         return np.concatenate([head.pool(x).cpu().numpy() for x in _batches(features)])
+
+
+def scale_statistics_of(head: Head, features: Features, labels: int) -> ScaleStatistics:
+    """What standardising needs to know of clips in a task of so many labels; a clip with augmented versions counts
+    once, as the mean of them all."""
+    return _mean(ScaleStatistics.of(pool(head, one), one.labels, labels) for one in features.versions())
+
+
+def statistics_of(head: Head, features: Features, scale: Scale) -> Statistics:
+    """The sufficient statistics of clips; a clip with augmented versions counts once, as the mean of them all."""
+    return _mean(Statistics.of(pool(head, one), one.labels, scale) for one in features.versions())
+
+
+def _mean(parts: Iterator[Sums]) -> Sums:
+    total, count = next(parts), 1
+    for part in parts:
+        total, count = total + part, count + 1
+    return total / count if count > 1 else total
 
 
 def load_solution(head: Head, solution: Solution) -> None:

@@ -61,8 +61,9 @@ def evaluate(model: str, settings: EvaluateSettings) -> Evaluation:
     same_encoder(checkpoint, model)
     settings = settings if settings.data else _data_of_run(path, settings)
     split = settings.split
-    everything = Settings(**{key: value for key, value in vars(settings).items() if key != "split"})
     task, spec = Task.of_labels(checkpoint.labels), checkpoint.spec.here()
+    given = {key: value for key, value in vars(settings).items() if key != "split"}
+    everything = Settings(**given, keywords=",".join(task.keywords))
     prepared = prepare(everything, [split], optional=(), task=task, spec=spec)
     where = device(settings)
     head, features = checkpoint.build().to(where), prepared.features[split]
@@ -78,6 +79,6 @@ def _data_of_run(path: Path, settings: EvaluateSettings) -> EvaluateSettings:
         raise WordflockError(f"{path} is not in the folder of a run; name the clips to score with --data.") from error
     if not config.get("data"):
         raise WordflockError(f"The clips of the run {path.parent} are with its clients; name others with --data.")
-    keys = ("data", "table", "speaker-pattern", "layout", "seed")
+    keys = ("data", "table", "speaker-pattern", "layout", "language", "seed")
     own = EvaluateSettings.values_of({key: config[key] for key in keys if key in config})
     return replace(settings, **own, cache=settings.cache or config["cache"])
