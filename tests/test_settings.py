@@ -51,7 +51,7 @@ def values(kind: type[DataSettings], name: str) -> st.SearchStrategy[Any]:
         bool: st.booleans(),
     }
     usual = st.sampled_from(choices) if choices else by_type[hint]
-    if name == "name" and issubclass(kind, HeadSettings):  # of a run: a folder's name
+    if name == "name":  # of a run, whose folder it is, or of a client: options of one class are read by another
         usual = st.text(st.characters(categories=["L", "N"]), max_size=20)
     return st.none() | usual if optional else usual
 

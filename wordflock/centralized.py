@@ -175,6 +175,13 @@ def _train_closed_form(
     finish(run, "epoch", settings, prepared, metrics)
 
 
+def _statistics(head: Head, prepared: Prepared) -> tuple[Scale, Statistics]:
+    """The sums over the training clips that the closed form needs."""
+    features = prepared.features["train"]
+    scale = scale_statistics_of(head, features, len(prepared.task.labels)).scale()
+    return scale, statistics_of(head, features, scale)
+
+
 def _go_on(head: nn.Module, optimizer: AdamW, before: Checkpoint, path: Path, prepared: Prepared) -> int:
     """Take over a checkpoint's weights, and the optimizer's state where its run left one; returns the epochs done."""
     spec = replace(before.spec, encoder=prepared.spec.encoder)  # the same one may go by another path
