@@ -50,9 +50,6 @@ class ScaleStatistics:
     def __add__(self, other: ScaleStatistics) -> ScaleStatistics:
         return ScaleStatistics(self.counts + other.counts, self.total + other.total, self.squares + other.squares)
 
-    def __truediv__(self, number: int) -> ScaleStatistics:
-        return ScaleStatistics(self.counts / number, self.total / number, self.squares / number)
-
     def packed(self) -> dict[str, Array]:
         """The arrays of a message."""
         return {"counts": self.counts, "total": self.total, "squares": self.squares}
@@ -141,9 +138,6 @@ class Statistics:
 
     def __sub__(self, other: Statistics) -> Statistics:
         return Statistics(self.triangle - other.triangle, self.cross - other.cross, self.counts - other.counts)
-
-    def __truediv__(self, number: int) -> Statistics:
-        return Statistics(self.triangle / number, self.cross / number, self.counts / number)
 
     @property
     def gram(self) -> Array:
