@@ -30,7 +30,7 @@ WINGS = (
     ("privacy",),
     ("prepare", "partition", "predictions", "runs", "figures"),
     ("report",),
-    ("run", "describe", "check", "check_page", "centralized", "revise", "sweep"),
+    ("run", "describe", "check", "check_labels", "check_page", "centralized", "revise", "sweep"),
     ("federation",),
     ("devices",),
     ("spotting",),

@@ -7,21 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from wordflock.check_labels import Judged, Misplaced, Suggestion
 from wordflock.data.clips import SPLITS, Clip, ClipTable
 from wordflock.data.names import printable
 from wordflock.data.quality import MIN_RATE, Quality, qualities
 from wordflock.data.task import SILENCE
-from wordflock.encoder.backend import device, spec_of
-from wordflock.encoder.store import encode_clips
 from wordflock.prepare import load_table
 from wordflock.settings import Settings
 
 MIN_CLIPS, MIN_SPEAKERS = 20, 5  # of a label, to train on
 UNBALANCED = 20  # times as many clips of one label as of another
-RIDGE = 0.03  # times the mean diagonal of the Gram matrix; a third or three times as much finds the same
 _NAMED = 5  # clips in a line
 
 
@@ -32,17 +27,6 @@ class Problem:
     kind: str
     message: str
     clips: tuple[str, ...] = ()  # their names
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A clip that sounds more like another label than like its own."""
-
-    name: str
-    label: str
-    suggested: str
-    margin: float  # between the scores of the two labels by a head that did not see the clip; about 1 is certain
-    clip: Clip
 
 
 @dataclass(frozen=True)
@@ -81,7 +65,11 @@ def check(settings: Settings, suggestions: int = 10) -> Check:
         *_of_sound(qualities(table.clips)),
         *_of_length(table.clips, settings.window),
     ]
-    found = mislabelled(table.clips, pooled)[:suggestions] if suggestions and len(labels) > 1 else []
+    found: list[Suggestion] = []
+    if suggestions and len(labels) > 1:
+        judged = Judged(table.clips, pooled)
+        found = judged.mislabelled()[:suggestions]
+        problems += _of_places(judged.misplaced())
     return Check(
         table.source,
         len(table.clips),
@@ -90,51 +78,6 @@ def check(settings: Settings, suggestions: int = 10) -> Check:
         tuple(problems),
         tuple(found),
     )
-
-
-def mislabelled(clips: Sequence[Clip], settings: Settings) -> list[Suggestion]:
-    """All clips that a linear head which did not see them gives another label, the surest first.
-
-    The head is a ridge regression onto the labels, of which leaving one clip out has a closed form.
-    """
-    clips = [clip for clip in clips if clip.word != SILENCE]
-    names = sorted({clip.word for clip in clips})
-    place = {name: index for index, name in enumerate(names)}
-    labels = np.array([place[clip.word] for clip in clips])
-    features = encode_clips(clips, labels.tolist(), spec_of(settings), settings.cache_folder, device(settings))
-    scores = leave_one_out(features.array[features.rows].reshape(len(clips), -1).astype(np.float32), labels, len(names))
-    own = scores[np.arange(len(clips)), labels]
-    scores[np.arange(len(clips)), labels] = -np.inf
-    others = scores.argmax(axis=1)
-    margins = scores.max(axis=1) - own
-    order = np.argsort(-margins, kind="stable")
-    return [
-        Suggestion(clips[i].name, clips[i].word, names[others[i]], float(margins[i]), clips[i])
-        for i in order[: int((margins > 0).sum())]
-    ]
-
-
-def leave_one_out(
-    z: NDArray[np.float32], labels: NDArray[np.int64], count: int, ridge: float = RIDGE
-) -> NDArray[np.float64]:
-    """The scores of each of `count` labels for each clip by the ridge regression of all other clips, shape
-    (clips, count). The penalty is `ridge` times the mean diagonal of the Gram matrix; the constant is not penalised.
-
-    With the hat matrix H of the regression of all clips, the score without clip i is (ŷᵢ − hᵢᵢ yᵢ) / (1 − hᵢᵢ).
-    """
-    x = z - z.mean(axis=0)
-    deviation = x.std(axis=0)
-    x /= np.where(deviation > 1e-6 * max(1e-12, float(deviation.max(initial=0.0))), deviation, 1.0)
-    targets = np.zeros((len(x), count), dtype=np.float32)
-    targets[np.arange(len(x)), labels] = 1.0
-    shares = targets.mean(axis=0)
-    gram = (x.T @ x).astype(np.float64)
-    gram[np.diag_indices_from(gram)] += ridge * max(float(np.trace(gram)) / len(gram), 1e-12)
-    projected = x @ np.linalg.inv(gram).astype(np.float32)
-    leverage = np.einsum("ij,ij->i", projected, x, dtype=np.float64) + 1.0 / len(x)  # 1/n: of the constant
-    leverage = np.clip(leverage, 0.0, 1.0 - 1e-6)[:, None]
-    fitted = projected @ (x.T @ (targets - shares)) + shares
-    return np.asarray((fitted - leverage * targets) / (1.0 - leverage), dtype=np.float64)
 
 
 def _of_labels(by_label: dict[str, Counter[str]], speakers: dict[str, set[str]]) -> Iterable[Problem]:
@@ -210,6 +153,17 @@ def _of_length(clips: Sequence[Clip], window: float) -> Iterable[Problem]:
             f"{len(names)} clips last more than twice the window of {window} s, of which only the loudest stretch is "
             f"used; cut them to the word: {_some(names)}.",
             names,
+        )
+
+
+def _of_places(found: Sequence[Misplaced]) -> Iterable[Problem]:
+    if found:
+        named = [f"{each.clip.name} at {each.start:.1f} s" for each in found]
+        yield Problem(
+            "misplaced",
+            f"{len(found)} clips are loudest where their word probably is not, and only the loudest stretch is used; "
+            f"cut them to the word, such as {_some(named)}.",
+            tuple(each.clip.name for each in found),
         )
 
 
