@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from test_predict import saved
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.audio.spectrogram import log_mel
 from wordflock.errors import WordflockError
+from wordflock.spotting.attention import LIKELY, Attention
 from wordflock.spotting.decisions import Decisions, Rule
 from wordflock.spotting.detector import Detection, Detector
 from wordflock.spotting.listener import Listener
-from wordflock.spotting.windows import EDGE, Windows
+from wordflock.spotting.windows import EDGE, Window, Windows
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
@@ -154,6 +156,25 @@ def test_the_gate_changes_no_event_and_asks_seldom_in_noise() -> None:
     with_gate, asked = asked, 0
     assert gated == list(Detector(listener, gate=False).stream([sound]))
     assert with_gate < asked / 2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, LIKELY / 2, LIKELY, 0.9])), max_size=40))
+def test_every_second_window_is_asked_until_a_word_is_likely_and_none_while_nothing_stands_out(
+    heard: list[tuple[bool, float]],
+) -> None:
+    asked = list[int]()
+
+    def ask(mel: NDArray[np.float32]) -> NDArray[np.float64]:
+        asked.append(round(float(mel.item())))
+        return np.array([0.0, heard[asked[-1]][1]])
+
+    attention, before = Attention(replace(tone_listener(), ask=ask)), 0.0
+    for number, (loud, probability) in enumerate(heard):
+        window = Window(round((number + 1) * HOP * SAMPLE_RATE), np.array([number], np.float32), loud)
+        expected = loud and (number % 2 == 0 or before >= LIKELY)
+        before = 0.0 if not loud else probability if expected else before
+        assert attention(window).tolist() == [0.0, before]
+        assert (number in asked) == expected
 
 
 def test_the_asynchronous_twin_hears_the_same() -> None:

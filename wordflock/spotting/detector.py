@@ -1,7 +1,7 @@
 """Finds words in a stream of sound, with numpy, soxr and onnxruntime alone.
 
 One path for microphone, file and evaluation. Every hop the newest window is asked for the probabilities of its labels,
-unless the gate is shut: nothing in it stands out from the noise. Decisions on them are events.
+unless nothing in it stands out from the noise, or no word is likely (attention.py). Decisions on them are events.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.errors import WordflockError, did_you_mean
+from wordflock.spotting.attention import Attention
 from wordflock.spotting.decisions import Decisions
 from wordflock.spotting.listener import Listener, open_listener
 from wordflock.spotting.windows import Window, Windows
@@ -61,9 +62,9 @@ class Detector:
         rule = self._listener.rule
         self._decisions = Decisions(replace(rule, thresholds=_thresholds(self._listener, threshold)))
         self.keywords = self._listener.keywords  # the words it can find
-        self.probabilities = np.zeros(len(self.keywords))  # in the newest window; 0 where it was skipped
+        self.probabilities = np.zeros(len(self.keywords))  # in the newest window that was asked about
         self._passed = self._begin = 0  # samples at `rate` until now, and until the newest gap
-        self._windows = self._new_windows()
+        self._restart()
 
     def feed(self, samples: NDArray[Any]) -> list[Detection]:
         """What is heard in the samples that come next: (n,) or (n, channels), of an integer type or float.
@@ -82,7 +83,7 @@ class Detector:
         heard = self._heard_in(self._windows.finish())
         self._passed += lost
         self._begin = self._passed
-        self._windows = self._new_windows()
+        self._restart()
         self._decisions.reset()
         return heard
 
@@ -100,15 +101,15 @@ class Detector:
         for heard in await asyncio.to_thread(self.gap):
             yield heard
 
-    def _new_windows(self) -> Windows:
-        return Windows(self._listener.window, self._listener.hop, self._rate)
+    def _restart(self) -> None:
+        self._windows = Windows(self._listener.window, self._listener.hop, self._rate)
+        self._attention = Attention(self._listener, gate=self._gate)
 
     def _heard_in(self, windows: Iterator[Window]) -> list[Detection]:
         return [heard for window in windows if (heard := self._decide(window))]
 
     def _decide(self, window: Window) -> Detection | None:
-        asked = window.loud or not self._gate
-        self.probabilities = self._listener.ask(window.log_mel) if asked else np.zeros(len(self.keywords))
+        self.probabilities = self._attention(window)
         event = self._decisions.step(self.probabilities)
         if event is None:
             return None

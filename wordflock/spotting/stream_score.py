@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.head.metrics import wilson_interval
+from wordflock.spotting.attention import Attention
 from wordflock.spotting.decisions import Decisions, Rule
 from wordflock.spotting.listener import Listener
 from wordflock.spotting.streams import Stream
@@ -62,12 +63,10 @@ class StreamScore:
 
 def trace(listener: Listener, stream: Stream, *, gate: bool = True) -> Trace:
     """Listen to a stream once."""
-    windows, rows = Windows(listener.window, listener.hop), list[Array]()
-    silent = np.zeros(len(listener.keywords))
-    for part in (windows.feed(stream.sound), windows.finish()):
-        rows += [listener.ask(window.log_mel) if window.loud or not gate else silent for window in part]
+    windows, attention = Windows(listener.window, listener.hop), Attention(listener, gate=gate)
+    rows = [attention(window) for part in (windows.feed(stream.sound), windows.finish()) for window in part]
     without = replace(stream, sound=np.empty(0, np.float32))
-    return Trace(np.array(rows).reshape(-1, len(silent)), without, len(stream.sound) / SAMPLE_RATE)
+    return Trace(np.array(rows).reshape(-1, len(listener.keywords)), without, len(stream.sound) / SAMPLE_RATE)
 
 
 def score(traces: Iterable[Trace], listener: Listener, rule: Rule) -> StreamScore:
