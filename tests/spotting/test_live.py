@@ -211,7 +211,7 @@ def test_the_sound_of_a_word_is_kept_with_its_place(tmp_path: Path) -> None:
     path = recorder(Detection("../yes", 0.9, 6.5, 7.9))
     assert path.parent == tmp_path / "kept" and (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
     kept, rate = soundfile.read(path, dtype="int16")
-    assert rate == SAMPLE_RATE and np.array_equal(kept, sound[round(6.5 * rate) : round(7.9 * rate)])
+    assert rate == SAMPLE_RATE and np.array_equal(kept, sound[round(6.3 * rate) : 8 * rate])
     recorder.gap(SAMPLE_RATE)
     recorder.add(sound[:SAMPLE_RATE])
     kept, _ = soundfile.read(recorder(Detection("yes", 0.9, 9.0, 9.5)), dtype="int16")

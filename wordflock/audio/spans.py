@@ -20,10 +20,15 @@ def loudest(samples: NDArray[np.float32], size: int) -> int:
 def span(samples: NDArray[np.float32]) -> tuple[int, int]:
     """Where the word in a recording begins and ends, in samples; the whole recording where nothing stands out."""
     blocks = len(samples) // BLOCK
-    power = np.square(samples[: blocks * BLOCK], dtype=np.float64).reshape(blocks, BLOCK).sum(axis=1)
-    noise = ABOVE_NOISE * float(np.quantile(power, NOISE_QUANTILE)) if blocks else 0.0
+    begin, end = span_of(np.square(samples[: blocks * BLOCK], dtype=np.float64).reshape(blocks, BLOCK).sum(axis=1))
+    return begin * BLOCK, len(samples) if end == blocks else end * BLOCK
+
+
+def span_of(power: NDArray[np.float64]) -> tuple[int, int]:
+    """The same for the powers of blocks of 10 ms, in blocks."""
+    noise = ABOVE_NOISE * float(np.quantile(power, NOISE_QUANTILE)) if len(power) else 0.0
     energy = np.cumsum(np.maximum(power - noise, 0.0))
-    if not blocks or not energy[-1]:
-        return 0, len(samples)
+    if not len(power) or not energy[-1]:
+        return 0, len(power)
     begin, end = np.searchsorted(energy, np.array([SPAN_SHARE, 1 - SPAN_SHARE]) * energy[-1])
-    return int(begin) * BLOCK, min(len(samples), (int(end) + 1) * BLOCK)
+    return int(begin), int(end) + 1

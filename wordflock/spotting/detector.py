@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.audio.spans import span_of
+from wordflock.audio.spectrogram import FRAMES_PER_SECOND
 from wordflock.errors import WordflockError, did_you_mean
 from wordflock.spotting.attention import Attention
 from wordflock.spotting.decisions import Decisions
@@ -25,11 +27,13 @@ from wordflock.spotting.windows import Window, Windows
 
 @dataclass(frozen=True)
 class Detection:
-    """A word that was heard. Times are in seconds since the start of the stream, counted in samples."""
+    """A word that was heard. Times are in seconds since the start of the stream, counted in samples: those of the sound
+    that stands out from the noise in the window with the word, which is the word where nobody talks before or after.
+    """
 
     label: str
     confidence: float  # the mean probability over the newest windows when the word was heard
-    start: float  # of the window that the word is in
+    start: float
     end: float
 
 
@@ -114,9 +118,11 @@ class Detector:
         if event is None:
             return None
         keyword, confidence = event
-        begin, end = self._begin / self._rate, self._begin / self._rate + window.end / SAMPLE_RATE
-        start = max(begin, end - self._listener.window)
-        return Detection(self.keywords[keyword], confidence, start, min(end, self._passed / self._rate))
+        first, last = span_of(np.power(10.0, 4.0 * window.log_mel[0].astype(np.float64)).sum(axis=0))
+        begin = self._begin / self._rate
+        shown = begin + window.end / SAMPLE_RATE - self._listener.window  # from when on the window shows the stream
+        start, end = (shown + step / FRAMES_PER_SECOND for step in (first, last))
+        return Detection(self.keywords[keyword], confidence, max(begin, start), min(end, self._passed / self._rate))
 
 
 def _thresholds(listener: Listener, wanted: float | Mapping[str, float] | None) -> tuple[float, ...]:

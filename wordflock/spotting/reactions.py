@@ -17,6 +17,7 @@ from wordflock.errors import WordflockError
 from wordflock.spotting.detector import Detection
 from wordflock.spotting.windows import mono
 
+AROUND = 0.2  # seconds that are kept before and after a word
 FIELDS = ("label", "confidence", "start", "end")
 
 
@@ -62,7 +63,7 @@ class Recorder:
     """Keeps the sound of each word that was heard as a WAV file in a folder that no other user can read."""
 
     def __init__(self, folder: Path, rate: int, seconds: float) -> None:
-        """`seconds` is how long a word's sound is at most. Raises WordflockError where the folder cannot be made."""
+        """`seconds` is how long a word is at most. Raises WordflockError where the folder cannot be made."""
         self._folder, self._rate = folder, rate
         self._chunks: deque[NDArray[np.float32]] = deque()
         self._most, self._kept, self._passed = round((seconds + 1.0) * rate), 0, 0
@@ -90,7 +91,7 @@ class Recorder:
 
         sound = np.concatenate([np.empty(0, np.float32), *self._chunks])
         first = self._passed - len(sound)
-        begin, end = (max(0, round(time * self._rate) - first) for time in (heard.start, heard.end))
+        begin, end = (max(0, round(time * self._rate) - first) for time in (heard.start - AROUND, heard.end + AROUND))
         label = "".join(c if c.isalnum() else "-" for c in heard.label)
         path = self._folder / f"{heard.end:010.2f}-{label}.wav"
         soundfile.write(path, sound[begin:end], self._rate, subtype="PCM_16")
