@@ -50,3 +50,9 @@ def test_both_accuracies_have_lines_that_differ_in_more_than_colour() -> None:
     history = [{"round": n, "validation_accuracy": 0.5, "client_accuracy": 0.4} for n in (1, 2)]
     (axes,) = draw_accuracy(history).axes
     assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 2
+
+
+@pytest.mark.parametrize("label", [r"$\nonsense{$", "$x$", "a$b", "w" * 300, "<b>&", "да"])
+def test_any_label_can_be_drawn(label: str, tmp_path: Path) -> None:
+    plot_clips_per_client([[3, 2]], [label, "no"], tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").stat().st_size > 0

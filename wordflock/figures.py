@@ -20,6 +20,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 HATCHES = ("", "////", "...")  # for the second and the third word of a colour
 SPECIAL = {"_unknown_": "#999999", "_silence_": "#D9D9D9"}  # classes that are no words, in greys
 REST = "#333333"
+MAX_MARKERS = 60  # of a line; more would hide it
+MAX_NAME = 24  # characters of a label in a legend
 LINES = (
     ("validation_accuracy", "validation", {"marker": "o", "color": COLOURS[0]}),
     ("client_accuracy", "clients' holdout clips", {"marker": "s", "color": COLOURS[1], "linestyle": "--"}),
@@ -47,10 +49,11 @@ def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
     for key, name, line_style in LINES:
         points = [(line[counter], 100 * line[key]) for line in history if line.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), markersize=4, label=name, **line_style)
+            size = 4 if len(points) <= MAX_MARKERS else 0
+            axes.plot(*zip(*points, strict=True), markersize=size, label=name, **line_style)
     axes.set_xlabel(counter)
     axes.set_ylabel("accuracy (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
@@ -89,10 +92,10 @@ def draw_clips_per_client(counts: Sequence[Sequence[int]], labels: Sequence[str]
     axes.set_xlabel("client")
     axes.set_ylabel("training clips")
     axes.set_xlim(-0.6, len(table) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, names = axes.get_legend_handles_labels()
-    # Upwards as in the bars.
-    axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    axes.xaxis.set_major_locator(_whole_numbers())
+    bars = axes.containers[::-1]  # upwards as in the figure
+    names = [_plain(bar.get_label()) for bar in bars]
+    axes.legend(bars, names, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
     return figure
 
 
@@ -112,6 +115,16 @@ def _fills(totals: NDArray[np.int64], labels: Sequence[str]) -> list[tuple[str, 
     # matplotlib leaves names that begin with "_" out of legends.
     special = [index for index, label in enumerate(labels) if label in SPECIAL]
     return parts + [(f"({labels[i].strip('_')})", {"color": SPECIAL[labels[i]]}, [i]) for i in special]
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator(integer=True, min_n_ticks=1)
+
+
+def _plain(name: str) -> str:
+    """A name as text, which matplotlib would take for a formula between dollars, and as long as there is room for."""
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def _figure(wide: bool = False) -> tuple[Figure, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from wordflock.encoder.backend import device
@@ -26,13 +27,15 @@ from wordflock.head.metrics import Score, score, wilson_interval
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head, count_parameters
 from wordflock.head.training import predict
+from wordflock.neighbours import Neighbour, nearest, write_neighbours
 from wordflock.predictions import ClipPrediction, predictions_of, read_predictions, write_predictions
 from wordflock.prepare import Prepared
 from wordflock.progress import report
-from wordflock.report.facts import RunFacts
+from wordflock.report.facts import RunFacts, confident_mistakes
 from wordflock.report.model_card import write_card
 from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_config, read_history
 from wordflock.settings import HeadSettings
+from wordflock.trackers import open_trackers
 
 
 @contextmanager
@@ -78,15 +81,13 @@ class RunWriter:
         done = last.get("epoch", last.get("round", -1))
         self.history = [line for line in read_history(folder) if line.get("epoch", line.get("round")) <= done]
         self.best = max((line["validation_accuracy"] for line in self.history), default=-1.0)
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._events = SummaryWriter(str(folder))
-        for file in folder.glob("events.*"):
-            file.chmod(0o600)
+        self._finished = False
+        self._trackers = open_trackers(folder, settings, going_on=going_on)
 
     def close(self) -> None:
-        """Close TensorBoard's events."""
-        self._events.close()
+        """Close the trackers."""
+        for tracker in self._trackers:
+            tracker.close(self._finished)
 
     def record(self, counter: str, checkpoint: Checkpoint, **values: Any) -> bool:
         """Keep the checkpoint of one epoch or round (`counter`) and its line of history; tells whether it is the best.
@@ -106,9 +107,7 @@ class RunWriter:
         lines = "".join(json.dumps(old) + "\n" for old in self.history)
         write_atomically(self.folder / HISTORY, lines.encode())
         save_checkpoint(self.folder / LAST, checkpoint)
-        for key, value in line.items():
-            if isinstance(value, float):
-                self._events.add_scalar(key.replace("_", "/", 1), value, number)
+        self._track({key.replace("_", "/", 1): value for key, value in line.items()}, number)
         return bool(best)
 
     def keep_solved(self, checkpoint: Checkpoint, scored: Score) -> bool:
@@ -133,6 +132,15 @@ class RunWriter:
         facts = RunFacts(self.folder, read_config(self.folder), self.history, metrics, read_predictions(self.folder))
         write_card(facts, self.folder)
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
+        if facts.test and self.history:
+            last = self.history[-1][facts.counter]
+            self._track({f"test/{key}": facts.test[key] for key in ("accuracy", "loss")}, last)
+        self._finished = True
+
+    def _track(self, values: Mapping[str, Any], step: int) -> None:
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        for tracker in self._trackers:
+            tracker.log(numbers, step)
 
 
 def _make_folder(settings: HeadSettings, mode: str) -> Path:
@@ -191,9 +199,11 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
         result = score(logits, targets, best.labels, count_parameters(head), best.calibration)
         metrics = {**metrics, split: result.as_json()}
         clips = prepared.examples[split].clips
-        predictions += predictions_of(split, clips, logits, targets, best.labels, best.calibration)
+        predicted = predictions_of(split, clips, logits, targets, best.labels, best.calibration)
+        predictions += predicted
         low, high = result.interval
         if split == "test":
+            write_neighbours(run.folder, _neighbours(predicted, prepared))
             report(
                 f"test of the best ({counter} {best.training[counter]}): loss = {result.loss:.4f}, "
                 f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"
@@ -201,3 +211,13 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
     write_predictions(run.folder, predictions)
     run.finish(metrics)
     report(f"run: {run.folder}")
+
+
+def _neighbours(predicted: Sequence[ClipPrediction], prepared: Prepared) -> list[Neighbour]:
+    """The training clips nearest to the most confident mistakes on the test split; a server of devices has none."""
+    place = {row: number for number, row in enumerate(predicted)}
+    mistakes = confident_mistakes(predicted)
+    test, train = prepared.features["test"], prepared.features["train"]
+    rows = test.select(np.array([place[row] for row in mistakes], dtype=np.int64))
+    clips = prepared.examples["train"].clips if len(train) else ()
+    return nearest([(row.clip, row.start) for row in mistakes], rows, train, clips, prepared.task.labels)

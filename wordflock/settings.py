@@ -279,6 +279,14 @@ class HeadSettings(Settings):
     )
     name: str = option("", "Name of the run, which is its folder below --runs. (default: made from the time)", OUTPUT)
     runs: str = option("runs", "Folder for runs.", OUTPUT)
+    track: str = option(
+        "tensorboard",
+        "Experiment tracker that each epoch or round is logged to; the others come beside TensorBoard, and keep it on "
+        "this machine unless their environment variables name a server.",
+        OUTPUT,
+        choices=("tensorboard", "mlflow", "trackio"),
+        rare=True,
+    )
     skip_test: bool = option(False, "Do not score the test split, as in the trials of a sweep.", OUTPUT, rare=True)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,6 @@ is finished is not repeated, so a sweep that was interrupted or killed is resume
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -42,6 +41,8 @@ from wordflock.settings import TrainSettings
 
 MODES: dict[str, type[Options]] = {"train": TrainSettings, "simulate": FederationSettings}
 POLL_INTERVAL = 0.2  # seconds
+# A trial ends with the sweep, also one that is killed: else it would write where its repetition does.
+PROGRAM = "from wordflock.lifetime import end_with_parent; end_with_parent(); from wordflock.cli import main; main()"
 SWEEP = "sweep.toml"  # the copy of the file in the sweep's folder: another file cannot be swept into it
 
 
@@ -257,7 +258,7 @@ def _start(
     options = {dashed(key): value for key, value in {**what.options, **tried}.items()}
     place = {"name": name, "runs": str(folder), "skip-test": skip_test}
     write_atomically(config, tomli_w.dumps({**options, **place}).encode())
-    command = [sys.executable, "-m", "wordflock", what.mode, "--config", str(config), "--quiet"]
+    command = [sys.executable, "-c", PROGRAM, what.mode, "--config", str(config), "--quiet"]
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **one_thread})
@@ -298,5 +299,5 @@ def _history(run: Path) -> Iterator[dict[str, Any]]:
     if (run / LAST).exists():
         try:
             yield from read_history(run)
-        except json.JSONDecodeError:
-            return
+        except WordflockError:
+            return  # it is damaged, as the end of the trial will tell

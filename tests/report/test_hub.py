@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
-from report_runs import write_run
+from report_runs import LABELS, write_run
 
+import wordflock
+from wordflock.cli.commands import run as run_command
+from wordflock.encoder.spec import feature_spec
 from wordflock.errors import WordflockError
+from wordflock.head.checkpoint import Checkpoint, get_weights, save_checkpoint
+from wordflock.head.torch_head import build_head
 from wordflock.report.facts import read_run
 from wordflock.report.hub import push
 from wordflock.report.model_card import write_card
+from wordflock.spotting import hub as loading
 
-TOKEN = "hf_of_a_test"
+TOKEN, COMMIT = "hf_of_a_test", "c0ffee" + "0" * 34
 
 
 class Hub(ThreadingHTTPServer):
@@ -26,6 +34,8 @@ class Hub(ThreadingHTTPServer):
     address: str
     files: dict[str, bytes]
     created: list[dict[str, object]]
+    claims: dict[str, str]  # what it says of a file, whether or not it is so
+    tampered = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,29 +63,47 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, {})
 
     def do_GET(self) -> None:
-        self.answer(404, {"error": "not found"})
+        repository, _, place = self.path[1:].partition("/resolve/")
+        name = place.partition("/")[2]
+        if repository != "ada/words":
+            self.answer(404, {"error": "not found"}, {"X-Error-Code": "RepoNotFound"})
+            return
+        content = self.server.files.get(name)
+        if content is None:
+            self.answer(404, {"error": "not found"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return
+        etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        about = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, **self.server.claims}
+        self.answer(200, content[::-1] if self.server.tampered else content, about)
 
-    def answer(self, status: int, content: object) -> None:
-        body = json.dumps(content).encode()
+    do_HEAD = do_GET
+
+    def answer(self, status: int, content: object, headers: Mapping[str, str] = {}) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     constants = pytest.importorskip("huggingface_hub.constants")
     server = Hub(("127.0.0.1", 0), Handler)
-    server.files, server.created = {}, []
+    server.files, server.created, server.claims = {}, [], {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     server.address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield server
     server.shutdown()
@@ -114,3 +142,67 @@ def test_what_is_not_a_repository_is_refused(run: Path, name: str) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WordflockError, match="has no model card or no model"):
         push(tmp_path, "ada/words")
+
+
+@pytest.fixture
+def pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with a head, which is also on the Hub as ada/words."""
+    folder = write_run(tmp_path / "trained")
+    spec = feature_spec("tiny.en", 1.0, "1", False, 6)
+    weights = get_weights(build_head("linear", spec.frames, 384, len(LABELS), seed=3))
+    save_checkpoint(folder / "best.safetensors", Checkpoint(LABELS, "linear", 384, spec, weights))
+    write_card(read_run(folder), folder)
+    push(folder, "ada/words")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_what_was_pushed_is_loaded_back_and_says_the_same(
+    pushed: Path, write_audio: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = write_audio(tmp_path / "a.wav", seconds=1.0)
+    here, there = wordflock.load(pushed), wordflock.load("ada/words")
+    assert there(recording) == here(recording)
+    run_command(["predict", "ada/words", str(recording)])
+    by_name = capsys.readouterr().out
+    run_command(["predict", str(pushed), str(recording)])
+    assert by_name == capsys.readouterr().out
+    sound = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    assert list(wordflock.Detector("ada/words").feed(sound)) == list(wordflock.Detector(pushed).feed(sound))
+
+
+def test_a_newer_version_is_taken_and_the_old_one_where_the_hub_is_gone(hub: Hub, pushed: Path) -> None:
+    first = loading.find_model("ada/words").read_bytes()
+    hub.shutdown()
+    hub.server_close()
+    assert loading.find_model("ada/words").read_bytes() == first == (pushed / "best.safetensors").read_bytes()
+
+
+def test_a_file_that_is_not_what_the_hub_says_is_refused(hub: Hub, pushed: Path) -> None:
+    hub.tampered = True
+    with pytest.raises(WordflockError, match="is not what the Hub has"):
+        wordflock.load("ada/words")
+
+
+def test_a_file_that_is_too_large_is_not_fetched(hub: Hub, pushed: Path, tmp_path: Path) -> None:
+    hub.claims = {"X-Linked-Size": str(loading.MAX_SIZE + 1)}
+    with pytest.raises(WordflockError, match="is of 268 MB; a head has at most 268 MB"):
+        wordflock.load("ada/words")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_other_repositories_are_refused_in_a_sentence(hub: Hub, pushed: Path) -> None:
+    with pytest.raises(WordflockError, match=r"no run or checkpoint 'eve/words' here.*no such repository"):
+        wordflock.load("eve/words")
+    del hub.files["best.safetensors"]
+    with pytest.raises(WordflockError, match=r"the repository has no best\.safetensors, so `wordflock push` did not"):
+        wordflock.load("ada/words")
+    hub.files["best.safetensors"] = b"something else"
+    with pytest.raises(WordflockError, match="cannot be read"):
+        wordflock.load("ada/words")
+
+
+def test_what_is_here_comes_first(pushed: Path, tmp_path: Path) -> None:
+    (tmp_path / "ada").mkdir()
+    with pytest.raises(WordflockError, match=r"There is no run or checkpoint 'ada/words'(?! here)"):
+        wordflock.load("ada/words")

@@ -7,11 +7,16 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from report_runs import LABELS, write_run
 
 from wordflock.errors import WordflockError
+from wordflock.neighbours import Neighbour, write_neighbours
 from wordflock.predictions import PREDICTIONS
+from wordflock.report import charts
 from wordflock.report.facts import by_client, by_speaker, confident_mistakes, quantiles, read_run
 from wordflock.report.page import render_comparison, write_report
 
@@ -77,7 +82,7 @@ def test_speakers_and_clients_add_up_to_the_score(tmp_path: Path) -> None:
     assert (
         speakers[0].accuracy == 0.0 == quantiles(speakers)["worst"]
     )  # the first speaker's six clips are the wrong ones
-    assert [group.name for group in by_client(run.clients)][:2] == ["0", "3"]
+    assert [group.name for group in by_client(run)][:2] == ["0", "3"]
     for label in LABELS:
         hits, clips = (sum(group.recall.get(label, (0, 0))[k] for group in speakers) for k in (0, 1))
         assert hits / clips == pytest.approx(run.test["recall"][label])
@@ -139,3 +144,55 @@ def test_what_streams_showed_is_a_section_with_its_curve(tmp_path: Path) -> None
     section = next(part for part in page.split("<section")[1:] if "In streams of sound" in part)
     assert "1 of 10 words missed; 1 false alarms in 0.50 hours" in section and "<svg" in section and "0.750" in section
     assert "see wordflock evaluate-stream" not in page
+
+
+def test_devices_are_shown_by_the_last_score_that_each_sent(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", mode="server", clients=0)
+    cost = {"rounds": 1, "clips": 9, "encode_seconds": 1.0, "train_seconds_per_round": None, "bytes_up": 1}
+    clients = [
+        {"client": n, "name": name, **cost, "bytes_down": 1, "peak_memory": 0} for n, name in ((0, "pi"), (1, ""))
+    ]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "clients": clients}))
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines[0]["client_scores"], lines[2]["client_scores"] = [[0, 1, 4], [1, 3, 4]], [[0, 4, 4]]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    groups = by_client(read_run(folder))
+    assert [(group.name, group.correct, group.clips) for group in groups] == [("1", 3, 4), ("pi", 4, 4)]
+    sections = page_of(folder).split("<section")[1:]
+    assert "2 clients." in next(part for part in sections if ">By client<" in part)
+    assert "<svg" in next(part for part in sections if ">Clips per client<" in part)
+
+
+def test_mistakes_stand_beside_what_sounds_like_them_in_training(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", wrong=2)
+    write_neighbours(folder, [Neighbour("1.wav", 0.0, "train/same.wav", "<s>", "no", 0.9991)])
+    section = next(part for part in page_of(folder).split("<section")[1:] if "Most confident mistakes" in part)
+    assert "train/same.wav" in section and "0.999" in section and "&lt;s&gt;" in section
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_values_that_are_not_numbers_leave_gaps(tmp_path: Path, value: float | None) -> None:
+    folder = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines[1]["client_accuracy"] = value
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(folder)
+    assert "nan" not in page.lower().replace("announce", "") and "inf," not in page
+
+
+@given(st.lists(st.text(max_size=50), min_size=1, max_size=45, unique=True), st.integers(0, 3))
+@settings(max_examples=20)
+def test_any_labels_make_figures_that_are_well_formed(labels: list[str], seed: int) -> None:
+    counts = np.random.default_rng(seed).integers(0, 9, (len(labels), len(labels))).tolist()
+    figures = [
+        charts.confusion_matrix("t", labels, counts),
+        charts.bar_chart("t", dict.fromkeys(labels, 0.5)),
+        charts.bar_chart("t", dict.fromkeys(labels, 0.0), percent=False),
+        charts.stacked_bars("t", [dict(zip(labels, counts[0], strict=True))], labels, "x", "y"),
+        charts.line_chart("t", {label: [(1.0, 0.5)] for label in labels}, "x", "y"),
+    ]
+    for figure in figures:
+        Checked(figure)
+        for x, width in re.findall(r'<rect [^>]*x="([-\d.]+)"[^>]*width="([-\d.]+)"', figure):
+            assert float(x) >= 0 and float(width) >= 0

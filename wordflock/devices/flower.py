@@ -35,7 +35,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wordflock.devices.guard import READY, Guard, tell
-from wordflock.devices.processes import end_with_parent
+from wordflock.lifetime import end_with_parent
 
 if TYPE_CHECKING:
     from flwr.app import Message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -17,6 +16,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from wordflock.errors import show_warnings
+from wordflock.lifetime import end_with_parent
 from wordflock.progress import is_reported, print_line, reporting
 
 T = TypeVar("T")
@@ -83,15 +83,6 @@ def _reporting_too(reported: bool, function: Callable[..., T], *arguments: Any) 
         show_warnings()
     with reporting(print_line) if reported else nullcontext():
         return function(*arguments)
-
-
-def end_with_parent() -> None:
-    """Let this process be told to end when the one that started it ends, however it ends."""
-    parent = os.getppid()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, where there is Linux
-    if os.getppid() != parent:
-        sys.exit("The process that started this one is gone.")
 
 
 def is_proxy(variable: str) -> bool:

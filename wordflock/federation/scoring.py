@@ -28,6 +28,7 @@ class ClientScores:
 
     mean: Score  # weighted by clips, for reports
     trimmed: Score  # without the lowest and the highest, to choose the best head by: no client decides alone
+    by_client: list[tuple[int, int, int]]  # client, clips that are recognised, clips
 
 
 def clients_score(
@@ -71,7 +72,8 @@ def _client_scores(scores: Sequence[tuple[int, int, float, float]]) -> ClientSco
 
     plain = replace(NO_SCORE, accuracy=mean(accuracies), loss=mean(losses), clips=sum(clips))
     trimmed = replace(plain, accuracy=trimmed_mean(accuracies, weights), loss=trimmed_mean(losses, weights))
-    return ClientScores(plain, trimmed)
+    by_client = [(number, round(accuracy * count), count) for number, count, accuracy, _ in scores]
+    return ClientScores(plain, trimmed, by_client)
 
 
 class Scorer:
@@ -99,3 +101,8 @@ class Scorer:
         if len(self._validation) and self._public:
             self._clients = self._ask(number, weights)
         return self._clients.mean if self._clients else None
+
+    @property
+    def by_client(self) -> list[tuple[int, int, int]]:
+        """What each client said of that head: its number, clips that are recognised, clips."""
+        return self._clients.by_client if self._clients else []

@@ -139,7 +139,9 @@ def _train_rounds(
             set_weights(head, weights)
             checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
             _save_strategy(run.folder, strategy, number)
-            line = _line(outcome, score, client_score, time.perf_counter() - round_started, costs=devices)
+            line = _line(outcome, score, client_score, time.perf_counter() - round_started)
+            if devices:
+                line |= {"costs": outcome.costs, "client_scores": scorer.by_client}
             best = run.record("round", checkpoint, **line)
             _forget_strategies(run.folder, number)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
@@ -178,9 +180,7 @@ class _Packing:
         return self._push(messages)
 
 
-def _line(
-    outcome: RoundResult, score: Score, client_score: Score | None, seconds: float, *, costs: bool
-) -> dict[str, Any]:
+def _line(outcome: RoundResult, score: Score, client_score: Score | None, seconds: float) -> dict[str, Any]:
     """A round's line in the history, but for its number and the validation accuracy."""
     return {
         "train_loss": outcome.loss,
@@ -194,7 +194,6 @@ def _line(
         **({"release": outcome.release} if outcome.release else {}),
         **({"privacy": outcome.privacy} if outcome.privacy else {}),
         **({"refused": outcome.problems} if outcome.problems else {}),
-        **({"costs": outcome.costs} if costs else {}),
     }
 
 

@@ -1,7 +1,8 @@
 """Figures as SVG that a page can style: light and dark, any width, text that can be selected and read aloud.
 
 Written here and not by matplotlib, because its SVG has colours and sizes built in and needs a second to import. Every
-function returns one `<svg>` element; colours are CSS classes, so a page defines them once for both themes.
+function returns one `<svg>` element; colours are CSS classes, so a page defines them once for both themes. Coordinates
+are those of a phone's width, at which text must be readable; a page scales figures up where there is room.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
+WIDTH, HEIGHT, SHOWN = 360, 190, 640  # SHOWN: pixels that a figure may be wide
+LEFT, RIGHT, TOP, BOTTOM = 42, 12, 22, 34
+ROW, VALUE = 18, 46  # height of a horizontal bar, and room for its value
 MAX_DOTS = 60  # of a line; more would hide it
+MAX_NAME = 18  # characters of a label in a figure; tables have all of them
+MIN_CELL = 16  # of a confusion matrix; one that does not fit a phone is scrolled
 SERIES = 8  # classes s0 to s7; more series repeat them with another dash or hatch
 
 
@@ -30,32 +34,31 @@ def line_chart(
     parts = [_y_axis(y_low, y_high, y_of, y_label, percent), _x_axis(x_low, x_high, x_of, x_label)]
     for number, line in enumerate(series.values()):
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line)
-        parts.append(f'<polyline class="line s{number % SERIES}" points="{path}"/>')
+        parts.append(f'<polyline class="line {_series(number)}" points="{path}"/>')
         parts += [
-            f'<circle class="dot s{number % SERIES}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"/>' for x, y in line
+            f'<circle class="dot {_series(number)}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2"/>'
+            for x, y in (line if len(line) <= MAX_DOTS else ())
         ]
     return _svg(title, parts) + _legend(list(series))
 
 
-def bar_chart(title: str, bars: Mapping[str, float], y_label: str, percent: bool = True) -> str:
-    """One bar a name; values from 0 to 1 where `percent`."""
+def bar_chart(title: str, bars: Mapping[str, float], percent: bool = True) -> str:
+    """One horizontal bar a name, from the top down; values from 0 to 1 where `percent`."""
     if not bars:
         return ""
-    high = 1.0 if percent else max(bars.values()) or 1.0
-    y_of, step = _Scale(0.0, high, HEIGHT - BOTTOM, TOP), (WIDTH - LEFT - RIGHT) / len(bars)
-    names = max(map(len, bars)) * 4  # pixels that tilted names need
-    parts = [_y_axis(0.0, high, y_of, y_label, percent)]
+    names = {name: short(name) for name in bars}
+    left = 8 + 6.3 * max(map(len, names.values()))
+    x_of = _Scale(0.0, 1.0 if percent else max(bars.values()) or 1.0, left, WIDTH - VALUE)
+    parts = []
     for place, (name, value) in enumerate(bars.items()):
-        x = LEFT + place * step
-        said = f"{100 * value:.1f}%" if percent else f"{value:,.0f}"
+        said, y = f"{100 * value:.1f}%" if percent else f"{value:,.0f}", place * ROW
+        parts.append(_text(left - 5, y + 13, names[name], anchor="end"))
         parts.append(
-            f'<rect class="bar" x="{x + 0.1 * step:.1f}" y="{y_of(value):.1f}" width="{0.8 * step:.1f}" '
-            f'height="{HEIGHT - BOTTOM - y_of(value):.1f}"><title>{escape(name)}: {said}</title></rect>'
+            f'<rect class="bar" x="{left:.1f}" y="{y + 2}" width="{x_of(value) - left:.1f}" height="{ROW - 4}">'
+            f"<title>{escape(name)}: {said}</title></rect>"
         )
-        if len(bars) <= 40:
-            move = f"translate({x + step / 2:.1f},{HEIGHT - BOTTOM + 12}) rotate(-35)"
-            parts.append(_text(0, 0, name, "tick", "end", move))
-    return _svg(title, parts, height=HEIGHT - BOTTOM + max(BOTTOM, 20 + names))
+        parts.append(_text(x_of(value) + 4, y + 13, said, "tick", "start"))
+    return _svg(title, parts, height=len(bars) * ROW + 2)
 
 
 def stacked_bars(
@@ -66,18 +69,16 @@ def stacked_bars(
         return ""
     high = max(sum(bar.values()) for bar in bars) or 1
     y_of, step = _Scale(0, high, HEIGHT - BOTTOM, TOP), (WIDTH - LEFT - RIGHT) / len(bars)
-    parts = [_y_axis(0, high, y_of, y_label, percent=False)]
-    parts.append(
-        f'<text class="label" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-    )
+    x_of = _Scale(0, len(bars), LEFT, WIDTH - RIGHT)
+    parts = [_y_axis(0, high, y_of, y_label, percent=False), _x_axis(0, len(bars) - 1, x_of, x_label, step / 2)]
     for place, bar in enumerate(bars):
         bottom = 0
         for number, name in enumerate(names):
             if count := bar.get(name, 0):
                 top = y_of(bottom + count)
                 parts.append(
-                    f'<rect class="{_series(number)}" x="{LEFT + place * step:.2f}" y="{top:.1f}" '
-                    f'width="{max(0.5, 0.9 * step):.2f}" height="{y_of(bottom) - top:.1f}"/>'
+                    f'<rect class="{_series(number)}" x="{x_of(place):.2f}" y="{top:.1f}" '
+                    f'width="{max(0.3, 0.9 * step):.2f}" height="{y_of(bottom) - top:.1f}"/>'
                 )
                 bottom += count
     return _svg(title, parts) + _legend(list(names), boxes=True)
@@ -85,39 +86,48 @@ def stacked_bars(
 
 def confusion_matrix(title: str, labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """Rows are true labels, columns predictions; a cell is darker the larger its share of the row."""
-    size, left, top = max(14.0, 420 / max(1, len(labels))), 110, 100
-    width, height = left + size * len(labels) + 64, top + size * len(labels) + 8
+    names = [short(label) for label in labels]
+    longest = 6.3 * max(map(len, names))
+    left, top = longest + 8, 0.9 * longest + 8
+    size = max(MIN_CELL, min(60.0, (WIDTH - left - 0.5 * longest - 6) / len(labels)))
     parts = []
     for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
-        total = sum(row) or 1
-        y = top + i * size
-        parts.append(_text(left - 6, y + size / 2 + 4, label, anchor="end"))
-        move = f"translate({left + (i + 0.6) * size:.1f},{top - 6}) rotate(-60)"
-        parts.append(_text(0, 0, label, anchor="start", move=move))
+        total, y = sum(row), top + i * size
+        parts.append(_text(left - 6, y + size / 2 + 4, names[i], anchor="end"))
+        move = f"translate({left + (i + 0.6) * size:.1f},{top - 6:.1f}) rotate(-60)"
+        parts.append(_text(0, 0, names[i], anchor="start", move=move))
         for j, count in enumerate(row):
-            share = count / total
-            kind = "right" if i == j else "wrong"
+            share, kind = count / (total or 1), "right" if i == j else "wrong"
             x = left + j * size
             parts.append(
                 f'<rect class="cell {kind}" style="fill-opacity:{share**0.5:.3f}" x="{x:.1f}" y="{y:.1f}" '
                 f'width="{size - 1:.1f}" height="{size - 1:.1f}"><title>{escape(label)} taken for {escape(labels[j])}: '
                 f"{count} of {total}</title></rect>"
             )
-            if count and size >= 26:
+            if count and 6.3 * len(str(count)) < size:
                 shade = " on-dark" if share > 0.4 else ""
-                parts.append(
-                    f'<text class="count{shade}" x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}" '
-                    f'text-anchor="middle">{count}</text>'
-                )
-    return _svg(title, parts, width, height)
+                middle = f'x="{x + (size - 1) / 2:.1f}" y="{y + size / 2 + 3.5:.1f}"'
+                parts.append(f'<text class="count{shade}" {middle} text-anchor="middle">{count}</text>')
+    width = left + size * len(labels) + 0.5 * longest + 6
+    return _svg(title, parts, width, top + size * len(labels) + 4)
+
+
+def short(name: str) -> str:
+    """A name, as a figure has room for."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _svg(title: str, parts: Sequence[str], width: float = WIDTH, height: float = HEIGHT) -> str:
-    inside = "".join(parts)
-    return (
+    """A figure that is as wide as there is room, or, wider than a phone, one that is scrolled there."""
+    least = f";min-width:{width:.0f}px" if width > WIDTH + 1 else ""
+    most = max(SHOWN, width * 1.2)
+    figure = (
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'style="max-width:{width:.0f}px">{inside}</svg>'
+        f'style="max-width:{most:.0f}px{least}">{"".join(parts)}</svg>'
     )
+    if not least:
+        return figure
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}: figure">{figure}</div>'
 
 
 def _legend(names: Sequence[str], boxes: bool = False) -> str:
@@ -133,22 +143,18 @@ def _series(number: int) -> str:
 
 
 def _y_axis(low: float, high: float, y_of: _Scale, label: str, percent: bool) -> str:
-    parts = []
+    parts = [_text(0, 11, label, anchor="start")]
     for value in _ticks(low, high):
         y, said = y_of(value), f"{100 * value:g}%" if percent else f"{value:g}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, said, "tick", "end"))
-    parts.append(_text(0, 0, label, move=f"translate(12,{(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"))
+        parts.append(_text(LEFT - 5, y + 4, said, "tick", "end"))
     return "".join(parts)
 
 
-def _x_axis(low: float, high: float, x_of: _Scale, label: str) -> str:
+def _x_axis(low: float, high: float, x_of: _Scale, label: str, shift: float = 0.0) -> str:
     values = [value for value in _ticks(low, high) if value == int(value)] or [low, high]
-    parts = [_text(x_of(value), HEIGHT - BOTTOM + 16, f"{value:g}", "tick") for value in values]
-    parts.append(
-        f'<text class="label" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(label)}</text>'
-    )
-    return "".join(parts)
+    parts = [_text(x_of(value) + shift, HEIGHT - BOTTOM + 14, f"{value:g}", "tick") for value in values]
+    return "".join([*parts, _text((LEFT + WIDTH) / 2, HEIGHT - 5, label)])
 
 
 def _text(x: float, y: float, text: str, kind: str = "label", anchor: str = "middle", move: str = "") -> str:

@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from wordflock.errors import WordflockError
 from wordflock.head.checkpoint import load_checkpoint
+from wordflock.neighbours import Neighbour, read_neighbours
 from wordflock.predictions import ClipPrediction, read_predictions
 from wordflock.runs import BEST, METRICS, read_history
 
@@ -46,6 +47,7 @@ class RunFacts:
     history: list[dict[str, Any]]
     metrics: dict[str, Any]
     predictions: list[ClipPrediction]  # of the test split; empty where the run has none
+    neighbours: list[Neighbour] = field(default_factory=list)  # of the most confident mistakes, in training
 
     @property
     def name(self) -> str:
@@ -96,7 +98,7 @@ def read_run(folder: Path) -> RunFacts:
         history = read_history(folder)
     except (OSError, ValueError) as error:
         raise WordflockError(f"The run {folder} cannot be read ({error}); restore it or train it again.") from error
-    return RunFacts(folder, config, history, metrics, read_predictions(folder))
+    return RunFacts(folder, config, history, metrics, read_predictions(folder), read_neighbours(folder))
 
 
 def by_speaker(predictions: Sequence[ClipPrediction]) -> list[Group]:
@@ -110,13 +112,19 @@ def by_speaker(predictions: Sequence[ClipPrediction]) -> list[Group]:
     )
 
 
-def by_client(clients: Sequence[dict[str, Any]]) -> list[Group]:
-    """The clients of a simulation by their holdout clips, the worst first."""
+def by_client(run: RunFacts) -> list[Group]:
+    """The clients by their holdout clips, the worst first.
+
+    In a simulation these are scored by the best head. Of a device it is the last score that it sent, without labels.
+    """
     groups = []
-    for client in clients:
+    for client in run.clients:
         recall = {label: (hits, clips) for label, (hits, clips) in client.get("holdout", {}).items()}
         if clips := sum(clips for _, clips in recall.values()):
             groups.append(Group(str(client["client"]), sum(hits for hits, _ in recall.values()), clips, recall))
+    names = {client["client"]: client.get("name") for client in run.clients}
+    last = {score[0]: score for line in run.history for score in line.get("client_scores", ())}
+    groups += [Group(str(names.get(n) or n), correct, clips, {}) for n, correct, clips in last.values() if clips]
     return _worst_first(groups)
 
 

@@ -73,7 +73,7 @@ def write_comparison(runs: Sequence[RunFacts], path: Path) -> Path:
 
 def write_sweep(path: Path, rows: Sequence[Sequence[str]], importances: dict[str, float]) -> Path:
     """Write the page of a sweep: its table, whose first row names the columns, and how much each option mattered."""
-    figure = charts.bar_chart("Share of the variance of accuracy", importances, "share")
+    figure = charts.bar_chart("Share of the variance of accuracy", importances)
     shares = [[key, percent(value)] for key, value in importances.items()]
     sections = [
         Section("Trials", columns=rows[0], rows=rows[1:], open=True),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from wordflock.predictions import ClipPrediction
 from wordflock.report import charts, facts
@@ -14,6 +15,7 @@ from wordflock.report.summary import percent
 
 Row = Sequence[object]
 MAX_CLIENT_ROWS = 200  # of a table
+_NUMBER = re.compile(r"|–|[-+]?[\d.,]+( ?(%|s|ms|of [\d.,]+|to [\d.,]+%?))?|[\d.,]+%? to ([\d.,]+%?|–)")  # with a unit
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Section:
     open: bool = False  # whether the table is shown without a click
 
     @property
+    def words(self) -> set[int]:
+        """The columns that do not hold numbers: these are set from the left."""
+        return {0} | {
+            n for n in range(len(self.columns)) if not all(_NUMBER.fullmatch(str(row[n])) for row in self.rows)
+        }
+
+    @property
     def anchor(self) -> str:
         """The section's address in the page."""
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
@@ -38,10 +47,10 @@ def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
     sections = [curve(run)]
     if test := run.test:
         sections += [_recall(test), _confusion(test)]
-    speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run.clients)
+    speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run)
     sections += _groups("speaker", speakers) + _groups("client", clients)
     sections += [
-        _clips_per_client(run),
+        _clips_per_device(run) if run.mode == "server" else _clips_per_client(run),
         _labels_per_client(run),
         _mistakes(run, players),
         _streams(run),
@@ -63,18 +72,23 @@ def curve(run: RunFacts) -> Section:
 
 
 def points_of(run: RunFacts, key: str) -> list[tuple[float, float]]:
-    return [(line[run.counter], line[key]) for line in run.history if line.get(key) is not None]
+    return [(line[run.counter], line[key]) for line in run.history if is_number(line.get(key))]
 
 
 def share_of(value: float | None) -> str:
-    return "–" if value is None else percent(value)
+    return percent(value) if is_number(value) else "–"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether there is a value, and it is finite."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _recall(test: dict[str, Any]) -> Section:
     recall = {label: value for label, value in test["recall"].items() if value is not None}
     rejected = test.get("recall_with_rejection") or {}
     rows = [[label, percent(value), share_of(rejected.get(label))] for label, value in recall.items()]
-    figure = charts.bar_chart("Recall by label", recall, "recall")
+    figure = charts.bar_chart("Recall by label", recall)
     return Section("Recall by label", figure=figure, columns=["label", "recall", "with rejection"], rows=rows)
 
 
@@ -99,11 +113,9 @@ def _groups(kind: str, groups: Sequence[Group]) -> list[Section]:
         ]
         for group in groups[: facts.WORST]
     ]
-    figure = charts.line_chart(
-        f"Accuracy of {kind}s, from the worst to the best", {"accuracy": share}, f"% of {kind}s", "accuracy"
-    )
-    title = f"By {kind}"
-    text = f"{len(groups)} {kind}s, each with clips of its own. A mean hides who is failed; this shows them."
+    about = f"Accuracy of {kind}s, from the worst to the best"
+    figure = charts.line_chart(about, {"accuracy": share}, f"% of {kind}s", "accuracy") if len(groups) > 1 else ""
+    title, text = f"By {kind}", f"{len(groups)} {kind}{'s' * (len(groups) != 1)}."
     return [
         Section(title, text, figure, [f"{kind}s", "accuracy"], rows, open=True),
         Section(f"The worst {kind}s", columns=[kind, "correct", *labels], rows=worst, open=True),
@@ -121,25 +133,36 @@ def _clips_per_client(run: RunFacts) -> Section:
     return Section("Clips per client", figure=figure, columns=["client", "clips", *names], rows=rows)
 
 
+def _clips_per_device(run: RunFacts) -> Section:
+    """Devices do not say which labels their clips have."""
+    clips = {str(client["name"] or client["client"]): client["clips"] for client in run.clients[:MAX_CLIENT_ROWS]}
+    figure = charts.bar_chart("Training clips of each client", clips, percent=False)
+    return Section("Clips per client", figure=figure, columns=["client", "clips"], rows=list(clips.items()))
+
+
 def _labels_per_client(run: RunFacts) -> Section:
     held = [len(client["labels"]) for client in run.clients if "labels" in client]
     if not held:
         return Section("Labels per client")
     counts = {str(number): float(held.count(number)) for number in range(min(held), max(held) + 1)}
-    figure = charts.bar_chart("Number of clients by the labels they have clips of", counts, "clients", percent=False)
+    figure = charts.bar_chart("Number of clients by the labels they have clips of", counts, percent=False)
     return Section(
         "Labels per client", figure=figure, columns=["labels", "clients"], rows=[[k, int(v)] for k, v in counts.items()]
     )
 
 
 def _mistakes(run: RunFacts, players: dict[str, str]) -> Section:
-    mistakes = facts.confident_mistakes(run.predictions)
-    rows: list[Row] = [
-        [row.clip, row.speaker, row.label, row.prediction, percent(row.confidence), *_player(row, players)]
-        for row in mistakes
-    ]
+    near = {(one.clip, one.start): one for one in run.neighbours}
+    rows: list[Row] = []
+    for row in facts.confident_mistakes(run.predictions):
+        one = near.get((row.clip, row.start))
+        beside = [one.nearest, one.speaker, one.label, f"{one.similarity:.3f}"] if one else ["–"] * 4
+        said = [row.clip, row.speaker, row.label, row.prediction, percent(row.confidence)]
+        rows.append([*said, *_player(row, players), *(beside if near else [])])
     columns = ["clip", "speaker", "label", "prediction", "confidence", *["sound"] * bool(players)]
-    return Section("Most confident mistakes", columns=columns, rows=rows, open=True)
+    columns += ["nearest training clip", "its speaker", "its label", "similarity"] * bool(near)
+    text = "Similarity is the cosine of the clips' mean features; near 1, the clip is in training too. " if near else ""
+    return Section("Most confident mistakes", text, columns=columns, rows=rows, open=True)
 
 
 def _player(row: ClipPrediction, players: dict[str, str]) -> list[object]:
@@ -159,7 +182,9 @@ def _streams(run: RunFacts) -> Section:
         return Section(title)
     misses, alarms = streams["misses"], streams["false_alarms"]
     target = streams["target"]
-    chosen = "" if target is None else f" Thresholds were chosen for {target:g} on other streams than these."
+    chosen = (
+        "" if target is None else f" Thresholds were chosen for {target:g} false alarms per hour, on other streams."
+    )
     text = (
         f"{misses['count']} of {misses['of']} words missed; {alarms['count']} false alarms in {alarms['of']:.2f} hours "
         f"without keywords.{chosen}"
@@ -221,7 +246,7 @@ def _costs(run: RunFacts) -> Section:
 def refused(run: RunFacts) -> Section:
     """Clients that a round went on without, and why."""
     rows = [[line[run.counter], problem] for line in run.history for problem in line.get("refused", [])]
-    return Section("Refused and late clients", columns=[run.counter, "problem"], rows=rows)
+    return Section("Refused and late clients", columns=[run.counter, "problem"], rows=rows, open=True)
 
 
 def _options(run: RunFacts) -> Section:

@@ -56,7 +56,8 @@ def guarantees(run: RunFacts) -> list[str]:
     )
     if run.mode != "train":
         rounds = len(run.history)
-        lines.append(f"{len(run.clients) or config.get('clients')} clients, {rounds} round{'s' * (rounds != 1)}.")
+        clients = len(run.clients) or config.get("clients")
+        lines.append(f"{clients} client{'s' * (clients != 1)}, {rounds} round{'s' * (rounds != 1)}.")
         secure = config.get("secure-aggregation")
         lines.append(
             "Secure aggregation: the server learned totals only."
@@ -79,7 +80,7 @@ def unmeasured(run: RunFacts) -> list[str]:
         missing.append("accuracy on test clips (the run has none)")
     elif not run.predictions:
         missing.append("figures by speaker and single mistakes (the run kept no predictions)")
-    if run.mode != "train" and not facts.by_client(run.clients):
+    if run.mode != "train" and not facts.by_client(run):
         missing.append("accuracy by client (no client kept clips for evaluation where the report could see them)")
     if "streams" not in run.metrics:
         missing.append("false alarms per hour (see wordflock evaluate-stream)")

@@ -12,8 +12,9 @@ from wordflock.errors import WordflockError
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.head.metrics import Score
 from wordflock.prepare import prepare
-from wordflock.runs import find_checkpoint, read_config
+from wordflock.runs import read_config
 from wordflock.settings import EvaluateSettings, Settings
+from wordflock.spotting.hub import find_model
 from wordflock.spotting.predict import same_encoder
 
 
@@ -56,7 +57,7 @@ def evaluate(model: str, settings: EvaluateSettings) -> Evaluation:
     """
     from wordflock.head.training import evaluate_head
 
-    path = find_checkpoint(model)
+    path = find_model(model)
     checkpoint = load_checkpoint(path)
     same_encoder(checkpoint, model)
     settings = settings if settings.data else _data_of_run(path, settings)

@@ -15,8 +15,8 @@ from wordflock.encoder.spec import weights_for
 from wordflock.head.calibration import probabilities
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.head.numpy_head import logits
-from wordflock.runs import find_checkpoint
 from wordflock.spotting.decisions import Rule
+from wordflock.spotting.hub import find_model
 from wordflock.spotting.predict import same_encoder
 
 HOP = 0.1  # seconds
@@ -37,7 +37,7 @@ class Listener:
 
 
 def open_listener(model: str | Path) -> Listener:
-    """The model of a run, by its folder or name, a checkpoint, or an export, by its folder or file.
+    """The model of a run, by its folder or name, a checkpoint, an export, by its folder or file, or one of the Hub.
 
     Raises WordflockError where there is none, it is damaged, or it was trained on another encoder than the one here.
     """
@@ -46,7 +46,7 @@ def open_listener(model: str | Path) -> Listener:
             from wordflock.spotting.export import open_export
 
             return open_export(exported)
-    return listener_of(load_checkpoint(find_checkpoint(model)), str(model))
+    return listener_of(load_checkpoint(find_model(model)), str(model))
 
 
 def listener_of(checkpoint: Checkpoint, name: str) -> Listener:

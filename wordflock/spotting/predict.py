@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from wordflock.errors import OptionError, WordflockError, WordflockWarning
 from wordflock.head.calibration import decide, probabilities
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.head.numpy_head import logits
-from wordflock.runs import BEST, find_checkpoint
+from wordflock.spotting.hub import find_model
 
 if TYPE_CHECKING:
     from wordflock.encoder.weights import Source
@@ -87,7 +86,7 @@ def load(model: str | Path, *, encoder: str | Path = "", threshold: float | None
     `encoder` is where to find the encoder that the head was trained with, such as a file of `wordflock encoder save`;
     `threshold` replaces the checkpoint's. Raises WordflockError where either is missing or not what it should be.
     """
-    checkpoint = load_checkpoint(_fetched(model))
+    checkpoint = load_checkpoint(find_model(model))
     loaded = Model(checkpoint, same_encoder(checkpoint, str(model), str(encoder)))
     if threshold is not None:
         if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
@@ -161,21 +160,3 @@ def _read(recording: Recording, sample_rate: int) -> NDArray[np.float32]:
 
     resampled: NDArray[np.float32] = soxr.resample(mono, sample_rate, SAMPLE_RATE)
     return resampled
-
-
-def _fetched(model: str | Path) -> Path:
-    """The checkpoint on this machine, from the Hub where nothing here has the name of such a repository."""
-    is_repository = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(model)) and not str(model).endswith(".safetensors")
-    if not is_repository or Path(str(model).partition("/")[0]).exists():
-        return find_checkpoint(model)
-    from wordflock.encoder.weights import hub_reason
-
-    try:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(str(model), BEST))
-    except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
-        raise WordflockError(
-            f"There is no run or checkpoint {str(model)!r} here, and the Hugging Face Hub gave none "
-            f"({hub_reason(error)}); check the name."
-        ) from error

@@ -21,6 +21,7 @@ from wordflock.files import write_atomically
 from wordflock.head.checkpoint import load_checkpoint, save_checkpoint
 from wordflock.progress import progress
 from wordflock.runs import CONFIG, METRICS, find_checkpoint, read_metrics
+from wordflock.spotting.hub import find_model
 from wordflock.spotting.listener import listener_of
 from wordflock.spotting.stream_score import Rate, StreamScore, Trace, choose_thresholds, det_curve, score, trace
 from wordflock.spotting.streams import Stream, heard_by, negative_recordings, placed, positive_clips, recorded
@@ -63,7 +64,7 @@ def evaluate_streams(
     other, and stored in the checkpoint. The result goes into the run's metrics.json. Raises WordflockError where there
     is nothing to measure on.
     """
-    path = find_checkpoint(model)
+    path = find_checkpoint(model) if target is not None else find_model(model)  # one of the Hub is not changed
     checkpoint = load_checkpoint(path)
     listener = listener_of(checkpoint, str(model))
     heard = heard_by(path.parent)
