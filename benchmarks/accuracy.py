@@ -70,8 +70,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {"keywords": "yes,no,up,down,left,right,stop,go,zero,one,five,eight,bed,cat,happy"},
     ),
 }
-# What else was tried in rounds, on validation clips: the test split plays no part in choosing. Central training is
-# looked into by benchmarks.heads.
+# What else was tried in rounds, on validation clips: the test split plays no part in choosing.
 EXPLORED: dict[str, dict[str, Any]] = {
     "fedavg, the defaults": {},
     **{strategy: {"strategy": strategy} for strategy in ("fedavgm", "fedadam", "fedyogi", "fedprox")},

@@ -1,7 +1,7 @@
 """The yardstick of every choice: cross-validation over all speakers, with intervals over speakers.
 
 python -m benchmarks.yardstick --data speech_commands_mini.tar speech_commands_more.tar [--keywords yes,no,...]
-    [--seeds 1 2] [--only NAME ...] [--cache FOLDER]
+    [--seeds 1 2] [--rows NAME ...] [--cache FOLDER]
 
 Speakers are dealt into five folds, by another permutation with every seed. Each row is what `wordflock train` or
 `wordflock simulate` does: the fold is the test split, an eighth of the other speakers the validation split, and a head
@@ -9,8 +9,8 @@ is scored by its run's predictions. The folds are told to the product by a --tab
 the background recordings that each split has.
 
 Accuracy is that of the official mixture, in which all labels are equally frequent: the mean of the labels' recalls.
-Intervals are 95%, by a Poisson bootstrap over speakers (silence: over clips), and differences from the first row are
-paired. Speakers with fewer than five clips count in none of the figures by speaker.
+Intervals are 95%, by a Poisson bootstrap over speakers (silence: over clips). Speakers with fewer than five clips count
+in none of the figures by speaker. A second table has the difference of each row from those before it, paired.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 import csv
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,18 +41,12 @@ ROUNDS = partial(wordflock.simulate, workers=1)
 ROWS: dict[str, Any] = {
     "one round, closed form": partial(wordflock.train, strategy="closed-form"),
     "ten rounds": ROUNDS,
+    "ten rounds, attentive": partial(ROUNDS, head="attentive"),
     "ten rounds, last layer averaged": partial(ROUNDS, last_layer="averaged"),
     "centralized": wordflock.train,
-    "ten rounds, attentive": partial(ROUNDS, head="attentive"),
     "centralized, attentive": partial(wordflock.train, head="attentive"),
-    "ten rounds, combined": partial(ROUNDS, head="combined"),
-    "centralized, combined": partial(wordflock.train, head="combined"),
     "ten rounds, Dirichlet 0.1": partial(ROUNDS, partition="dirichlet", alpha=0.1),
-    "ten rounds, Dirichlet 0.1, last layer averaged": partial(
-        ROUNDS, partition="dirichlet", alpha=0.1, last_layer="averaged"
-    ),
-    "ten rounds, 800 clients": partial(ROUNDS, clients=800, batch_size=8),
-    "ten rounds, 800 clients, last layer averaged": partial(ROUNDS, clients=800, batch_size=8, last_layer="averaged"),
+    "ten rounds, one speaker a client": partial(ROUNDS, clients=800, batch_size=8),
 }
 
 
@@ -102,79 +97,86 @@ class Tally:
 
 
 def main() -> None:
-    """Print the table, a row at a time."""
-    given = _command_line().parse_args()
+    """Print both tables, the first a row at a time."""
+    given = command_line(__doc__).parse_args()
     warnings.simplefilter("ignore", WordflockWarning)  # each source lacks what the table says of the other
-    print("| row | accuracy (%) | against the first row | all clips (%) | worst decile | least recalls (%) |")
-    print("|---" * 6 + "|", flush=True)
+    print("| row | accuracy (%) | all clips (%) | worst decile | least recalls (%) |")
+    print("|---" * 5 + "|", flush=True)
+    measured: dict[str, list[Tally]] = {}
     with TemporaryDirectory() as folder:
         clips = load_clips([Path(source) for source in given.data], cache=Path(given.cache)).clips
-        for seed in given.seeds:
-            for fold in range(FOLDS):
-                write_fold(Path(folder) / f"{seed}-{fold}.csv", clips, seed, fold)
-        first: list[Tally] = []
-        for name, train in ROWS.items():
-            if first and given.only and name not in given.only:
-                continue
-            tallies = [_cross_validated(train, given, Path(folder), seed) for seed in given.seeds]
-            first = first or tallies
-            print(f"| {name} | {_figures(tallies, first)} |", flush=True)
+        for name in given.rows:
+            measured[name] = [_cross_validated(ROWS[name], given, clips, Path(folder), seed) for seed in given.seeds]
+            print(f"| {name} | {_figures(measured[name])} |", flush=True)
+    print("\n| row | less | points |\n|---|---|---|")
+    for before, name in combinations(measured, 2):
+        print(f"| {name} | {before} | {difference(measured[name], measured[before])} |")
 
 
-def write_fold(path: Path, clips: Sequence[Clip], seed: int, fold: int) -> None:
-    """The --table in which the speakers of the fold are the test split."""
+def write_fold(path: Path, clips: Sequence[Clip], seed: int, fold: int, unheard: Collection[str] = ()) -> set[str]:
+    """The --table in which the speakers of the fold, which it returns, are the test split, and with them all clips of
+    the words that training shall not hear."""
     names = numpy_generator(seed, "folds").permutation(sorted({clip.speaker for clip in clips}))
     scored, others = set(names[fold::FOLDS]), [name for place, name in enumerate(names) if place % FOLDS != fold]
     split_of = dict.fromkeys(others[::8], "validation") | dict.fromkeys(scored, "test")
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "split"])
-        table.writerows((clip.name, split_of.get(clip.speaker, "train")) for clip in clips)
+        for clip in clips:
+            table.writerow((clip.name, "test" if clip.word in unheard else split_of.get(clip.speaker, "train")))
+    return scored
 
 
-def _cross_validated(train: Any, given: Namespace, folder: Path, seed: int) -> Tally:
-    """The tally of a row with one permutation of the speakers; fold and seed give the head's own seed."""
+def _cross_validated(train: Any, given: Namespace, clips: Sequence[Clip], folder: Path, seed: int) -> Tally:
+    """The tally of a row with one permutation of the speakers."""
     predictions: list[ClipPrediction] = []
     for fold in range(FOLDS):
+        write_fold(folder / "fold.csv", clips, seed, fold)
         with TemporaryDirectory() as runs:
-            run = train(
-                data=given.data,
-                table=str(folder / f"{seed}-{fold}.csv"),
-                layout="speech-commands",
-                keywords=given.keywords,
-                cache=given.cache,
-                runs=runs,
-                seed=FOLDS * seed + fold,
-            )
+            run = train(**options(given, folder / "fold.csv", runs, FOLDS * seed + fold))
             predictions += read_predictions(run.folder)
             labels = run.score.labels
     return Tally.of(predictions, labels)
 
 
-def _figures(tallies: Sequence[Tally], first: Sequence[Tally]) -> str:
+def options(given: Namespace, table: Path, runs: str, seed: int) -> dict[str, Any]:
+    """The options of a run that says which clips it trains on; fold and seed give the head's own seed."""
+    own = {"table": str(table), "layout": "speech-commands", "runs": runs, "seed": seed}
+    return {"data": given.data, "keywords": given.keywords, "cache": given.cache, **own}
+
+
+def _figures(tallies: Sequence[Tally]) -> str:
     """The cells of a row, each the mean over seeds."""
-    boots = np.mean([tally.resampled() for tally in tallies], axis=0)
-    against = boots - np.mean([tally.resampled() for tally in first], axis=0)
     recalls = np.mean([tally.recalls for tally in tallies], axis=0)
-    difference = recalls.mean() - np.mean([tally.recalls for tally in first])
-    low, high = np.percentile(boots, [2.5, 97.5])
-    less, more = np.percentile(against, [2.5, 97.5])
     everything = 100 * np.mean([tally.right.sum() / tally.clips.sum() for tally in tallies])
     decile = np.mean([tally.worst_decile for tally in tallies])
     least = ", ".join(f"{tallies[0].labels[place]} {recalls[place]:.1f}" for place in np.argsort(recalls)[:3])
-    return (
-        f"{recalls.mean():.2f} [{low:.2f}, {high:.2f}] | {difference:+.2f} [{less:+.2f}, {more:+.2f}] | "
-        f"{everything:.2f} | {decile:.1f} | {least}"
-    )
+    return f"{accuracy(tallies)} | {everything:.2f} | {decile:.1f} | {least}"
 
 
-def _command_line() -> ArgumentParser:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+def accuracy(tallies: Sequence[Tally]) -> str:
+    """The accuracy and its interval."""
+    boots = np.mean([tally.resampled() for tally in tallies], axis=0)
+    low, high = np.percentile(boots, [2.5, 97.5])
+    return f"{np.mean([tally.recalls for tally in tallies]):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def difference(tallies: Sequence[Tally], others: Sequence[Tally]) -> str:
+    """By how much the accuracy is above that of another row, and the interval of that."""
+    boots = np.mean([a.resampled() - b.resampled() for a, b in zip(tallies, others, strict=True)], axis=0)
+    points = np.mean([tally.recalls for tally in tallies]) - np.mean([tally.recalls for tally in others])
+    low, high = np.percentile(boots, [2.5, 97.5])
+    return f"{points:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def command_line(description: str | None) -> ArgumentParser:
+    """What the commands that cross-validate are told."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, nargs="+")
     parser.add_argument("--keywords", default="")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="*", default=[], help="rows beside the first")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     return parser
 
 

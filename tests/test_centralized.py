@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_head_is_refused_and_of_the_same_encoder_elsewhe
     settings: TrainSettings,
 ) -> None:
     folder = centralized.train(settings)
-    with pytest.raises(WordflockError, match="holds a head of kind attentive; give --head attentive"):
+    with pytest.raises(WordflockError, match="holds a head of kind combined; give --head combined"):
         centralized.train(on(settings, folder, head="mean", epochs=6))
     last = folder / "last.safetensors"
     saved = load_checkpoint(last)

@@ -128,24 +128,28 @@ def _train_epochs(
         best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
         _forget_optimizers(run.folder, epoch + 1)
         report(f"epoch {epoch + 1}: train loss = {loss:.4f}, validation {score.summary}{' (best)' if best else ''}")
+    metrics: dict[str, Any] = {"seconds": seconds}
     if len(head.parts) > 1:
-        _solve_last_layer(run, settings, prepared, head.cpu())
+        metrics["last_layer"] = _solve_last_layer(run, settings, prepared, head.cpu())
     seconds["train"] = time.perf_counter() - started
-    finish(run, "epoch", settings, prepared, {"seconds": seconds})
+    finish(run, "epoch", settings, prepared, metrics)
 
 
-def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head) -> None:
-    """Solve the last layer of a head of which one part was not trained, as a federation does after its rounds."""
+def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head) -> dict[str, Any]:
+    """Solve the last layer of a head of which one part was not trained, as a federation does after its rounds; returns
+    what metrics.json says of it."""
     try:
         scale, total = _statistics(head, prepared)
-        load_solution(head, solve(total, scale, ridges(settings.for_streams), head.parts))
+        solution = solve(total, scale, ridges(settings.for_streams), head.parts)
     except WordflockError as error:
         report(f"the last layer stays as it was trained: {error}")
-        return
+        return {"kept": False, "problem": str(error)}
+    load_solution(head, solution)
     score = evaluate_head(head, prepared.features["validation"], prepared.task.labels)
     solved = checkpoint_of(head, settings, prepared, mode="train", epoch=settings.epochs, score=score)
-    best = run.keep_solved(solved, score)
-    report(f"last layer solved: validation {score.summary}{' (best)' if best else ''}")
+    kept = run.keep_solved(solved, score)
+    report(f"last layer solved: validation {score.summary}{' (best)' if kept else ''}")
+    return {"kept": kept, "validation_accuracy": score.accuracy, "ridges": solution.ridges}
 
 
 def _train_closed_form(

@@ -126,6 +126,10 @@ class FederationSettings(HeadSettings, PartitionSettings):
         """Whether the last layer is solved after the rounds; that would be one more release of a private run."""
         return self.last_layer == CLOSED_FORM and not self.closed_form and self.dp_epsilon is None
 
+    def _auto_head(self) -> str:
+        trained_whole = not self.closed_form and not self.random_features and not self.solves_last_layer
+        return "attentive" if trained_whole else super()._auto_head()
+
     @property
     def statistics_dtype(self) -> str:
         """The number format of statistics."""

@@ -117,8 +117,8 @@ class RunWriter:
         Not by the accuracy alone: rare words are few among the validation clips as well. The history and the last
         checkpoint stay those of the training: a run that is resumed goes on from these.
         """
-        right = round(scored.accuracy * scored.clips)
-        kept = not scored.clips or wilson_interval(right, scored.clips)[1] >= self.best
+        right = round(self.best * scored.clips)
+        kept = not scored.clips or scored.accuracy >= wilson_interval(right, scored.clips)[0]
         if kept:
             save_checkpoint(self.folder / BEST, checkpoint)
         return kept

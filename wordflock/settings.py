@@ -187,8 +187,9 @@ class Settings(DataSettings):
     )
     head: str = option(
         "auto",
-        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is attentive; "
-        "with --strategy closed-form linear, and with --dp-epsilon or --random-features as well normalized.",
+        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is combined; "
+        "attentive where its last layer is not solved (--dp-epsilon, --last-layer averaged); with --strategy "
+        "closed-form linear, and with --dp-epsilon or --random-features as well normalized.",
         TRAINING,
         choices=("auto", *KINDS),
     )
@@ -204,7 +205,7 @@ class Settings(DataSettings):
         super().__post_init__()
 
     def _auto_head(self) -> str:
-        return "attentive"
+        return "combined"
 
     @property
     def pooled(self) -> bool:
@@ -303,7 +304,7 @@ class HeadSettings(Settings):
     def _auto_head(self) -> str:
         if (self.closed_form and self.dp_epsilon is not None) or self.random_features:
             return "normalized"
-        return "linear" if self.closed_form else "attentive"
+        return "linear" if self.closed_form else super()._auto_head()
 
     def check_privacy(self) -> None:
         """Raises WordflockError where the settings ask for a privacy that they cannot have."""

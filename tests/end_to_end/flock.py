@@ -164,13 +164,13 @@ def tones(folder: Path, speakers: list[str], takes: int, seed: int = 0) -> Path:
 
 
 def random_encoder(path: Path) -> Path:
-    """A Whisper encoder of one narrow layer that nobody trained."""
+    """A Whisper encoder of three narrow layers that nobody trained."""
     from safetensors.numpy import save_file
 
     from wordflock.encoder import weights
 
     generator = np.random.default_rng(0)
-    sizes = weights.Dimensions(mels=80, width=64, layers=1, attention_heads=1, positions=50)
+    sizes = weights.Dimensions(mels=80, width=64, layers=3, attention_heads=1, positions=50)
     scale = {"conv1.weight": 0.1, "conv2.weight": 0.1}
     tensors = {
         f"model.encoder.{name}": (generator.normal(size=shape) * scale.get(name, 0.15)).astype(np.float32)

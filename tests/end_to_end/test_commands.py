@@ -45,7 +45,7 @@ def prepared(wordflock: Wordflock, tiny_en: None) -> None:
     assert_done(answer)
     read, ready = answer.out.splitlines()
     assert read.endswith("words: read as Speech Commands, 5 labels, 180 clips")
-    assert ready == "200 clips ready: 12 frames of width 384, 2 MB"
+    assert ready == "200 clips ready: 12 frames of width 1152, 6 MB"
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ def test_clients_join_a_run_that_is_over_and_leave_it_again(three: Three) -> Non
 
 
 def test_private_rounds_keep_to_their_epsilon_through_a_resumption(three: Three) -> None:
-    private = ["--rounds", 3, "--dp-epsilon", 20, "--dp-unit", "client"]
+    private = ["--rounds", 3, "--dp-epsilon", 20, "--dp-unit", "client", "--layer", "2+3+last"]  # as clients have it
     with three.server("private", *ROUNDS, *private) as server:
         server.wait_for("round 1: accuracy")
         os.kill(int((three.run("private") / "server" / "alive").read_text()), signal.SIGKILL)

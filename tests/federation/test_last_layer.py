@@ -78,16 +78,19 @@ def test_a_word_that_few_clients_have_survives_the_rounds(tmp_path, play):
     assert after[word] > 0.8 >= before[word]
 
 
-def test_a_last_layer_that_scores_lower_is_not_kept(tmp_path, play, monkeypatch):
+@pytest.mark.parametrize(("accuracy", "clips", "kept"), [(0.01, 1000, False), (39 / 40, 40, True)])
+def test_a_last_layer_is_kept_unless_it_scores_lower_beyond_chance(tmp_path, play, monkeypatch, accuracy, clips, kept):
     play([24] * 4)
     rounds, honest = 3, Scorer.score
 
     def score(self, number, weights):
-        return replace(NO_SCORE, accuracy=0.01, clips=1000) if number > rounds else honest(self, number, weights)
+        return replace(NO_SCORE, accuracy=accuracy, clips=clips) if number > rounds else honest(self, number, weights)
 
     monkeypatch.setattr(Scorer, "score", score)
     folder = simulate(settings(tmp_path, rounds=rounds))
-    assert not metrics_of(folder)["last_layer"]["kept"]
+    assert metrics_of(folder)["last_layer"]["kept"] == kept
+    if kept:
+        return
     history = [json.loads(line)["validation_accuracy"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert metrics_of(folder)["validation"]["accuracy"] == max(history)
 

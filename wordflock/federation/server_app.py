@@ -235,6 +235,7 @@ def _go_on(
     done = int(last.training["round"])
     if _strategy_file(run.folder, done).exists():
         set_state(strategy, load_tensors(_strategy_file(run.folder, done))[0])
+    _forget_strategies(run.folder, done)  # a kill may have left one more
     # In the head's own order, in which FedAvgM has its momenta: files have the alphabet's.
     return {name: last.weights[name] for name in untrained}, done
 
@@ -250,7 +251,7 @@ def _save_strategy(folder: Path, strategy: FedAvg, number: int) -> None:
 
 
 def _forget_strategies(folder: Path, number: int) -> None:
-    """Delete the states before that of round `number`."""
+    """Delete the states of all rounds but `number`."""
     for path in folder.glob("strategy-*.safetensors"):
         if path != _strategy_file(folder, number):
             path.unlink()
