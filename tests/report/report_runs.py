@@ -16,12 +16,19 @@ LABELS = ["yes", "no", "_silence_", "_unknown_"]
 
 
 def write_run(
-    folder: Path, *, clips: int = 60, wrong: int = 6, clients: int = 5, seed: int = 0, **config: object
+    folder: Path,
+    *,
+    clips: int = 60,
+    wrong: int = 6,
+    clients: int = 5,
+    seed: int = 0,
+    labels: list[str] = LABELS,
+    **config: object,
 ) -> Path:
     """A finished run of a simulation whose head is wrong about the first `wrong` of its test clips."""
     generator = np.random.default_rng(seed)
-    targets = np.arange(clips) % len(LABELS)
-    logits = (5 * np.eye(len(LABELS))[targets] + generator.normal(0, 0.1, (clips, len(LABELS)))).astype(np.float32)
+    targets = np.arange(clips) % len(labels)
+    logits = (5 * np.eye(len(labels))[targets] + generator.normal(0, 0.1, (clips, len(labels)))).astype(np.float32)
     logits[:wrong] = np.roll(logits[:wrong], 1, axis=1)
     folder.mkdir(parents=True)
     settings = {"mode": "simulate", "data": "/home/ada/words.tar", "keywords": "", "table": "", "seed": seed, **config}
@@ -36,7 +43,7 @@ def write_run(
         for n in range(1, 4)
     ]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-    result = score(logits, targets, LABELS, 1234)
+    result = score(logits, targets, labels, 1234)
     members = [
         {"client": n, "clips": 9 + n, "labels": {"yes": 4 + n, "no": 5}, "holdout": {"yes": [n % 3, 2]}}
         for n in range(clients)
@@ -45,7 +52,7 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps(metrics))
     best = logits.argmax(axis=1)
     rows = [
-        ClipPrediction("test", f"{n}.wav", 0.0, f"s{n // 6}", LABELS[t], LABELS[b], 0.9 + n / 1000, 0.1)
+        ClipPrediction("test", f"{n}.wav", 0.0, f"s{n // 6}", labels[t], labels[b], 0.9 + n / 1000, 0.1)
         for n, (t, b) in enumerate(zip(targets, best, strict=True))
     ]
     write_predictions(folder, rows)

@@ -57,7 +57,7 @@ def test_a_person_can_read_it(browser: Any, pages: list[Path], size: Any, scheme
     assert figures.count() >= 1
     for number in range(figures.count()):
         box = figures.nth(number).bounding_box()
-        assert box is not None and box["width"] > 200 and box["height"] > 60
+        assert box is not None and box["width"] > 200 and box["height"] > 15
         assert box["x"] >= 0 and box["x"] + box["width"] <= size["width"]
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]  # tables scroll, the page does not
     if AXE.exists():
@@ -112,4 +112,22 @@ def test_the_dashboard_can_be_read_and_updates_itself(browser: Any, tmp_path: Pa
     page.get_by_text("The server has ended").wait_for()
     assert [url for url in requests if not url.startswith((address, "data:"))] == []
     assert messages == []
+    context.close()
+
+
+def test_a_matrix_of_many_labels_scrolls_and_the_page_does_not(browser: Any, tmp_path: Path) -> None:
+    labels = [f"word {n}" for n in range(38)] + ["a name that is far too long for any figure", "_unknown_"]
+    report = write_report(write_run(tmp_path / "run", clips=400, labels=labels))
+    context = browser.new_context(viewport=NARROW)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    figure = page.locator(".wide").first
+    figure.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.wide').scrollLeft > 0")
+    if AXE.exists():
+        page.add_script_tag(path=str(AXE))
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
     context.close()
