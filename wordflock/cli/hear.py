@@ -47,6 +47,7 @@ def listen(
     exec: Annotated[
         str, Parameter(help="Command for each word, without a shell; {label} and {confidence} are replaced.")
     ] = "",
+    mqtt: Annotated[str, Parameter(help="HOST[:PORT]/TOPIC of a broker that gets each word as JSON.")] = "",
     save: Annotated[str, Parameter(help="Folder to keep the sound of each word in; nothing is kept without.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -56,6 +57,7 @@ def listen(
     from wordflock.spotting.hearing import listen
     from wordflock.spotting.listener import open_listener
     from wordflock.spotting.live import Lost, file_blocks, microphone, microphones, played, raw_sound
+    from wordflock.spotting.mqtt import Broker
     from wordflock.spotting.reactions import Command, Recorder
 
     if list_devices:
@@ -64,7 +66,7 @@ def listen(
     if not model:
         raise WordflockError("`wordflock listen` needs a MODEL, such as the name of a run.")
     refuse_options([source])
-    program = Command(exec) if exec else None
+    informed: list[Command | Broker] = [*([Command(exec)] if exec else []), *([Broker(mqtt)] if mqtt else [])]
     listener = open_listener(model)
     if source:
         sound = raw_sound(sys.stdin.fileno(), rate) if source == "-" else played(file_blocks(source))
@@ -72,7 +74,7 @@ def listen(
         sound = microphone(device)
     detector = Detector(listener, threshold=threshold, rate=sound.rate)
     recorder = Recorder(Path(save), sound.rate, listener.window) if save else None
-    reactions: list[Callable[[Detection], object]] = [react for react in (program, recorder) if react]
+    reactions: list[Callable[[Detection], object]] = [*informed, *([recorder] if recorder else [])]
     meter = _Meter(detector) if sys.stderr.isatty() and not as_json else None
     try:
         print(f"Listening to {sound.name} for {', '.join(detector.keywords)}.", file=sys.stderr, flush=True)
@@ -98,8 +100,8 @@ def listen(
     finally:
         if meter:
             meter.clear()
-    if program:
-        program.wait()
+        for one in informed:
+            one.wait()
 
 
 @command
