@@ -39,6 +39,7 @@ REVISIONS = "revisions.jsonl"
 OF_THE_OLD_HEAD = (
     "history.jsonl",
     "predictions.csv",
+    "neighbours.json",
     "events.*",
     "*.png",
     "*.html",

@@ -203,7 +203,8 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
         predictions += predicted
         low, high = result.interval
         if split == "test":
-            write_neighbours(run.folder, _neighbours(predicted, prepared))
+            if settings.dp_epsilon is None:  # else it tells of single training clips, which is more than was promised
+                write_neighbours(run.folder, _neighbours(predicted, prepared))
             report(
                 f"test of the best ({counter} {best.training[counter]}): loss = {result.loss:.4f}, "
                 f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"

@@ -225,6 +225,7 @@ def test_nothing_of_a_forgotten_speaker_is_found_in_the_folder(asked):
     (folder / "predictions.csv").write_text(
         (folder / "predictions.csv").read_text() + f"train,x,0,{speaker},yes,yes,1,1\n"
     )
+    (folder / "neighbours.json").write_text(json.dumps([{"speaker": speaker}]))
     secrets = [speaker.encode(), str(test["accuracy"]).encode(), str(test["loss"]).encode()]
     secrets += [array.tobytes()[-64:] for array in (sent.triangle, sent.cross, before.triangle, before.cross)]
     secrets.append(load_checkpoint(folder / "best.safetensors").weights["output.weight"].tobytes()[:64])

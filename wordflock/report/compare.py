@@ -12,7 +12,15 @@ from wordflock.report import facts
 from wordflock.report.facts import RunFacts
 from wordflock.runs import METRICS
 
-WHERE = {"mode", "name", "runs", "cache", "workers", "device"}  # options that say where a run was made, not what it is
+WHERE = {
+    "mode",
+    "name",
+    "runs",
+    "cache",
+    "workers",
+    "device",
+    "track",
+}  # options that say where a run was made, not what it is
 
 
 @dataclass(frozen=True)

@@ -156,12 +156,16 @@ def _mistakes(run: RunFacts, players: dict[str, str]) -> Section:
     rows: list[Row] = []
     for row in facts.confident_mistakes(run.predictions):
         one = near.get((row.clip, row.start))
-        beside = [one.nearest, one.speaker, one.label, f"{one.similarity:.3f}"] if one else ["–"] * 4
+        beside = [one.nearest, f"{one.similarity:.3f}", one.label, one.speaker] if one else ["–"] * 4
         said = [row.clip, row.speaker, row.label, row.prediction, percent(row.confidence)]
         rows.append([*said, *_player(row, players), *(beside if near else [])])
     columns = ["clip", "speaker", "label", "prediction", "confidence", *["sound"] * bool(players)]
-    columns += ["nearest training clip", "its speaker", "its label", "similarity"] * bool(near)
-    text = "Similarity is the cosine of the clips' mean features; near 1, the clip is in training too. " if near else ""
+    columns += ["nearest training clip", "similarity", "its label", "its speaker"] * bool(near)
+    text = (
+        "Similarity is the cosine of the clips' mean features: 1 where the same recording is in training. "
+        if near
+        else ""
+    )
     return Section("Most confident mistakes", text, columns=columns, rows=rows, open=True)
 
 
