@@ -79,7 +79,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     folder = tmp_path_factory.mktemp("private")
     data = tones(folder / "data", [f"{number:08x}" for number in range(24)], takes=1)
     encoder = random_encoder(folder / "encoder.safetensors")
-    features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
+    features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4, "--layer", "last"]
     with ExitStack() as stack:
         three = Three(folder, free_port(), features, ["--data", data, "--clients", 3, *features, *TASK], stack)
         clients = [three.client(f"client-{cid}", "--cid", cid, *three.shared) for cid in range(3)]
@@ -122,7 +122,7 @@ def test_clients_join_a_run_that_is_over_and_leave_it_again(three: Three) -> Non
 
 
 def test_private_rounds_keep_to_their_epsilon_through_a_resumption(three: Three) -> None:
-    private = ["--rounds", 3, "--dp-epsilon", 20, "--dp-unit", "client", "--layer", "2+3+last"]  # as clients have it
+    private = ["--rounds", 3, "--dp-epsilon", 20, "--dp-unit", "client"]
     with three.server("private", *ROUNDS, *private) as server:
         server.wait_for("round 1: accuracy")
         os.kill(int((three.run("private") / "server" / "alive").read_text()), signal.SIGKILL)
