@@ -32,7 +32,7 @@ from wordflock.spotting.stream_score import (
     score,
     trace,
 )
-from wordflock.spotting.streams import Heard, Stream, placed, positive_clips
+from wordflock.spotting.streams import Heard, Stream, cut_at_words, labelled_recordings, placed, positive_clips
 
 LISTENER = tone_listener(Rule((0.5, 0.5), smoothing=1))
 
@@ -179,3 +179,25 @@ def test_placed_clips_are_the_same_every_time_and_words_are_where_they_say(tmp_p
         assert abs(end - begin - 4_000) < 400
         word, noise = level(one.sound[begin:end]), level(np.delete(one.sound, np.s_[begin - 2_000 : end + 2_000]))
         assert 20 * np.log10(word / 2 / noise) == pytest.approx(ratio, abs=1.5)  # a quarter of the clip is word
+
+
+def test_a_labelled_recording_is_cut_into_words_and_what_lies_between_them(tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).uniform(-0.1, 0.1, 20 * 16_000).astype(np.float32)
+    soundfile.write(tmp_path / "talk.wav", sound, 16_000, subtype="FLOAT")
+    places = {"Yes": (4.0, 4.5), "no": (5.0, 5.4), "other": (9.0, 9.5), "yes": (18.5, 19.0)}
+    rows = [f"{begin}\t{end}\t{label}\n" for label, (begin, end) in places.items()]
+    (tmp_path / "talk.txt").write_text("".join(rows))
+    arguments = (str(tmp_path / "talk.wav"), str(tmp_path / "talk.txt"))
+    found = labelled_recordings(*arguments, ("yes", "no"), tmp_path / "cache")
+    streams = list(cut_at_words(found))
+    assert [stream.word for stream in streams] == ["", "yes", "no", "", "yes"]
+    whole = np.concatenate([stream.sound for stream in streams])
+    assert np.array_equal(whole, sound)  # nothing twice, nothing left out
+    begin, expected = 0.0, [places["Yes"], places["no"], places["yes"]]
+    for stream in streams:
+        if stream.word:
+            first, last = expected.pop(0)
+            assert (begin + stream.begin, begin + stream.end) == (pytest.approx(first), pytest.approx(last))
+        begin += len(stream.sound) / 16_000
+    with pytest.raises(WordflockError, match="labels none of"):
+        labelled_recordings(*arguments, ("up",), tmp_path / "cache")

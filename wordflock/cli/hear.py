@@ -146,7 +146,17 @@ def evaluate_stream(
     /,
     *,
     positives: Annotated[str, Parameter(help="Data set of clips of the keywords; they are placed in noise.")],
-    negatives: Annotated[str, Parameter(help="Folder or archive of recordings without keywords, of any length.")],
+    negatives: Annotated[
+        str,
+        Parameter(help="Folder or archive of recordings without keywords, of any length; optional with --labels."),
+    ] = "",
+    labels: Annotated[
+        str,
+        Parameter(
+            help="Intervals in which the keywords are (TextGrid, Audacity's labels, a table; a file, or a folder with "
+            "one for each recording): --positives are then long recordings, and all else in them is without keywords."
+        ),
+    ] = "",
     split: Annotated[
         Literal["validation", "test", "all"],
         Parameter(help="Which clips of --positives are used; those that the run was trained on are left out."),
@@ -163,14 +173,16 @@ def evaluate_stream(
     as_json: AsJson = False,
 ) -> None:
     """Measure misses, false alarms per hour and latency of a head in streams; choose its thresholds."""
-    from wordflock.errors import OptionError
+    from wordflock.errors import OptionError, WordflockError
     from wordflock.settings import default_cache
     from wordflock.spotting.stream_evaluation import evaluate_streams, format_streams
 
     if target is not None and not 0 <= target < float("inf"):
         raise OptionError("target", target, "is not a number of false alarms per hour")
+    if not (negatives or labels):
+        raise WordflockError("evaluate-stream needs --negatives, recordings to count false alarms in.")
     folder = Path(cache).expanduser() if cache else default_cache()
-    measured = evaluate_streams(model, positives, negatives, split=split, target=target, cache=folder)
+    measured = evaluate_streams(model, positives, negatives, labels=labels, split=split, target=target, cache=folder)
     if out:
         from wordflock.figures import plot_det
 

@@ -93,6 +93,15 @@ def cut(
     return written
 
 
+def labelled(source: str | Path, labels: str | Path) -> dict[Entry, tuple[Interval, ...]]:
+    """The recordings in a source that have labels, as `cut` finds them, and their intervals. Raises WordflockError
+    where it is not clear whose they are."""
+    recordings = list(_recordings(str(source), "", by_folder=False))
+    if not recordings:
+        raise WordflockError(f"{source} holds no audio file; name recordings, or a folder of them.")
+    return _intervals(recordings, labels, "")
+
+
 def _recordings(source: str, label: str, by_folder: bool) -> Iterator[_Recording]:
     """The recordings in a source; `by_folder` says whether a folder's name is a label."""
     path = Path(source)

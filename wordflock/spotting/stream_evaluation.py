@@ -7,15 +7,17 @@ is in both.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
 from wordflock.files import write_atomically
 from wordflock.head.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +26,16 @@ from wordflock.runs import CONFIG, METRICS, find_checkpoint, read_metrics
 from wordflock.spotting.hub import find_model
 from wordflock.spotting.listener import listener_of
 from wordflock.spotting.stream_score import Rate, StreamScore, Trace, choose_thresholds, det_curve, score, trace
-from wordflock.spotting.streams import Stream, heard_by, negative_recordings, placed, positive_clips, recorded
+from wordflock.spotting.streams import (
+    AROUND,
+    cut_at_words,
+    heard_by,
+    labelled_recordings,
+    negative_recordings,
+    placed,
+    positive_clips,
+    recorded,
+)
 
 RATIOS = (30.0, 10.0)  # dB, signal to noise, that take turns
 
@@ -55,10 +66,18 @@ class StreamEvaluation:
 
 
 def evaluate_streams(
-    model: str | Path, positives: str, negatives: str, *, split: str, target: float | None, cache: Path
+    model: str | Path,
+    positives: str,
+    negatives: str,
+    *,
+    labels: str = "",
+    split: str,
+    target: float | None,
+    cache: Path,
 ) -> StreamEvaluation:
     """Score a checkpoint on clips placed in noise (misses, latency) and on recordings without keywords (false alarms),
-    without those that its run was trained on, and without clips of the speakers that it was.
+    without those that its run was trained on, and without clips of the speakers that it was. With `labels` the
+    positives are long recordings in which these intervals are the words, and all else is without keywords.
 
     With a target, in false alarms per hour of all keywords together, thresholds are chosen on one half, reported on the
     other, and stored in the checkpoint. The result goes into the run's metrics.json. Raises WordflockError where there
@@ -68,30 +87,32 @@ def evaluate_streams(
     checkpoint = load_checkpoint(path)
     listener = listener_of(checkpoint, str(model))
     heard = heard_by(path.parent)
-    clips = positive_clips(positives, listener.keywords, split, cache, heard)
-    recordings = negative_recordings(negatives, cache, heard)
-    started = time.process_time()
-    with progress("listening", len(clips) + len(recordings), "streams") as advance:
-
-        def traced(streams: Iterator[Stream]) -> list[Trace]:
-            traces = []
-            for stream in streams:
-                traces.append(trace(listener, stream))
-                advance(1)
-            return traces
-
-        words, others = traced(placed(clips, RATIOS)), traced(recorded(recordings))
+    clips: Collection[Clip]
+    if labels:
+        clips = labelled = labelled_recordings(positives, labels, listener.keywords, cache, heard)
+        streams = cut_at_words(labelled)
+    else:
+        clips = positive_clips(positives, listener.keywords, split, cache, heard)
+        streams = placed(clips, RATIOS)
+    others = negative_recordings(negatives, cache, heard) if negatives or not labels else []
+    started, traces = time.process_time(), list[Trace]()
+    total = sum(clip.seconds for clip in (*clips, *others)) + 2 * AROUND * len(clips) * (not labels)
+    with progress("listening", math.ceil(total), "s of sound") as advance:
+        for stream in itertools.chain(streams, recorded(others)):
+            traces.append(trace(listener, stream))
+            advance(round(traces[-1].seconds))
     busy = time.process_time() - started
-    rule, reported = listener.rule, [*words, *others]
+    words, quiet = ([one for one in traces if bool(one.stream.word) is wanted] for wanted in (True, False))
+    rule, reported = listener.rule, traces
     if target is not None:
-        choosing, reported = halves(words, others)
+        choosing, reported = halves(words, quiet)
         rule = replace(rule, thresholds=choose_thresholds(choosing, listener, rule, target))
     evaluation = StreamEvaluation(
         score(reported, listener, rule),
         dict(zip(listener.keywords, rule.thresholds, strict=True)),
         target,
-        det_curve([*words, *others], listener, rule),
-        busy / sum(one.seconds for one in [*words, *others]),
+        det_curve(traces, listener, rule),
+        busy / sum(one.seconds for one in traces),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
     if target is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ from wordflock.audio.augment import coloured_noise, level
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.audio.spans import span
 from wordflock.data.clips import Clip
+from wordflock.data.cutting import labelled
+from wordflock.data.intervals import Interval
+from wordflock.data.listing import Entry, is_audio
 from wordflock.data.loading import load_clips, read_samples
-from wordflock.data.scan import scan_files
+from wordflock.data.names import fold
+from wordflock.data.scan import Recording, scan_files
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.prepare import load_table
 from wordflock.randomness import numpy_generator
@@ -29,6 +34,7 @@ AROUND = 1.3  # seconds of noise before and after a clip
 MAX_PHASE = 0.1  # seconds by which a stream starts sooner or later, so that words fall anywhere between hops
 LEAST_LEVEL = 0.003  # of a clip, that noise is measured against
 SLOPES = (0.0, 2.0)  # of the noise: white to brown
+LEAST_SECONDS = 2.0  # between keywords in a long recording, to look for false alarms in
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,55 @@ def placed(clips: Sequence[Clip], ratios: Sequence[float]) -> Iterator[Stream]:
         sound[before : before + len(samples)] += samples
         begin, end = ((before + place) / SAMPLE_RATE for place in span(samples))
         yield Stream(np.clip(sound, -1, 1), clip.name, clip.word, clip.speaker, begin, end)
+
+
+def labelled_recordings(
+    source: str, labels: str, keywords: Sequence[str], cache: Path, heard: Heard = UNHEARD
+) -> dict[Clip, list[Interval]]:
+    """Long recordings and where in them the keywords are, spelt as given; those that are not in what was heard.
+    `labels` is a file of intervals, or a folder with one for each recording.
+
+    Raises WordflockError for labels that do not fit the recordings, or name no keyword.
+    """
+    said, names = labelled(source, labels), {fold(keyword): keyword for keyword in keywords}
+    if Path(source).is_file() and is_audio(source):
+        clips = {entry: _alone(entry, those[-1].end) for entry, those in said.items() if those}
+    else:
+        clips = {one.entry: one.clip("", "", "test") for one in scan_files(source, cache).recordings if not one.fault}
+    chosen = {
+        clips[entry]: [replace(one, label=names[fold(one.label)]) for one in those if fold(one.label) in names]
+        for entry, those in said.items()
+        if entry in clips and clips[entry] not in heard
+    }
+    if not any(chosen.values()):
+        raise WordflockError(f"{labels} labels none of {', '.join(keywords)}; name the words as the head does.")
+    return chosen
+
+
+def _alone(entry: Entry, seconds: float) -> Clip:
+    """A file that is in no data set; its seconds are about right."""
+    content = sha256(Path(entry.path).read_bytes()).hexdigest()
+    return Recording(entry, content, seconds, "").clip("", "", "test")
+
+
+def cut_at_words(recordings: Mapping[Clip, Sequence[Interval]]) -> Iterator[Stream]:
+    """Each labelled word with what surrounds it, as far as the next word at most, and what lies between them."""
+    for (clip, words), sound in zip(recordings.items(), read_samples(recordings), strict=True):
+        passed, last = 0.0, len(sound) / SAMPLE_RATE
+        for one, after in itertools.zip_longest(words, words[1:]):
+            begin = max(passed, one.start - AROUND)
+            end = min(last if after is None else max(one.end, after.start), one.end + AROUND)
+            yield from _between(sound, passed, begin, clip.name)
+            stretch = sound[round(begin * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+            speaker = one.speaker or clip.name
+            yield Stream(stretch, clip.name, one.label, speaker, one.start - begin, one.end - begin)
+            passed = end
+        yield from _between(sound, passed, last, clip.name)
+
+
+def _between(sound: Samples, begin: float, end: float, source: str) -> Iterator[Stream]:
+    if end - begin >= LEAST_SECONDS:
+        yield Stream(sound[round(begin * SAMPLE_RATE) : round(end * SAMPLE_RATE)], source)
 
 
 def negative_recordings(source: str, cache: Path, heard: Heard = UNHEARD) -> list[Clip]:
