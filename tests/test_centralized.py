@@ -88,7 +88,7 @@ def what_is_left(folder: Path) -> dict[str, Any]:
     """All of a run that is not about time."""
     left: dict[str, Any] = {name: (folder / name).read_bytes() for name in ("last.safetensors", "best.safetensors")}
     left["history"] = (folder / "history.jsonl").read_text()
-    left["metrics"] = {**json.loads((folder / "metrics.json").read_text()), "seconds": None}
+    left["metrics"] = {**json.loads((folder / "metrics.json").read_text()), "seconds": None, "peak_memory": None}
     left["optimizers"] = {file.name: file.read_bytes() for file in folder.glob("optimizer-*")}
     return left
 

@@ -20,7 +20,7 @@ from wordflock.federation_settings import FederationSettings
 from wordflock.head.metrics import Score
 from wordflock.options import Options, checked_type, join_lines
 from wordflock.progress import print_line, reporting
-from wordflock.runs import find_checkpoint, find_run, read_history, read_metrics
+from wordflock.runs import find_run, read_history, read_metrics
 from wordflock.settings import PRESETS, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def evaluate(model: str | Path | Run, *, progress: bool = False, **options: Any)
     with _called_from_python(progress):
         settings = _settings(EvaluateSettings, options)
         from wordflock.spotting import evaluate as evaluation
+        from wordflock.spotting.hub import find_model
 
-        path = find_checkpoint(model.folder if isinstance(model, Run) else model)
+        path = find_model(model.folder if isinstance(model, Run) else model)
         score = evaluation.evaluate(str(path), settings).score
         return Run(path.parent, score, read_history(path.parent))
 

@@ -27,6 +27,7 @@ from wordflock.head.metrics import Score, score, wilson_interval
 from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import Head, build_head, count_parameters
 from wordflock.head.training import predict
+from wordflock.lifetime import peak_memory
 from wordflock.neighbours import Neighbour, nearest, write_neighbours
 from wordflock.predictions import ClipPrediction, predictions_of, read_predictions, write_predictions
 from wordflock.prepare import Prepared
@@ -210,7 +211,7 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
                 f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"
             )
     write_predictions(run.folder, predictions)
-    run.finish(metrics)
+    run.finish({**metrics, "peak_memory": peak_memory()})
     report(f"run: {run.folder}")
 
 

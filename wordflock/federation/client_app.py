@@ -6,8 +6,6 @@ and its number. A round's result depends on these alone, whichever engine or pro
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,6 +49,7 @@ from wordflock.head.training import (
     statistics_of,
     train_epoch,
 )
+from wordflock.lifetime import peak_memory
 from wordflock.partition import Member, federation
 from wordflock.privacy.mechanism import PrivateStatistics
 from wordflock.randomness import numpy_generator
@@ -66,7 +65,7 @@ def measured(message: Message, context: Context, answer: ClientAppCallable) -> M
     """Every answer says what it cost. It depends on the processor and the number of clips, which the server knows."""
     started = time.perf_counter()
     reply = answer(message, context)
-    add_metrics(reply, seconds=time.perf_counter() - started, peak_memory=_peak_memory())
+    add_metrics(reply, seconds=time.perf_counter() - started, peak_memory=peak_memory())
     return reply
 
 
@@ -283,9 +282,3 @@ def _optimizer(head: Head, recipe: Recipe) -> AdamW:
     optimizer: AdamW = _thread.optimizer
     optimizer.forget()
     return optimizer
-
-
-def _peak_memory() -> int:
-    """Bytes of memory that this process had at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

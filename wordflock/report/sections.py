@@ -15,7 +15,8 @@ from wordflock.report.summary import percent
 
 Row = Sequence[object]
 MAX_CLIENT_ROWS = 200  # of a table
-_NUMBER = re.compile(r"|–|[-+]?[\d.,]+( ?(%|s|ms|of [\d.,]+|to [\d.,]+%?))?|[\d.,]+%? to ([\d.,]+%?|–)")  # with a unit
+# What is set from the right: a number, with or without a unit; of how many; from where to where; or nothing.
+_NUMBER = re.compile(r"|–|[-+]?[\d.,]+( ?(%|s|KB|MB|of [\d.,]+))?|[\d.,]+%? to ([\d.,]+%?|–)")
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,8 @@ def _mistakes(run: RunFacts, players: dict[str, str]) -> Section:
         rows.append([*said, *_player(row, players), *(beside if near else [])])
     columns = ["clip", "speaker", "label", "prediction", "confidence", *["sound"] * bool(players)]
     columns += ["nearest training clip", "similarity", "its label", "its speaker"] * bool(near)
-    text = (
-        "Similarity is the cosine of the clips' mean features: 1 where the same recording is in training. "
-        if near
-        else ""
-    )
-    return Section("Most confident mistakes", text, columns=columns, rows=rows, open=True)
+    text = "Similarity is the cosine of the clips' mean features: 1 where the same recording is in training."
+    return Section("Most confident mistakes", text if near else "", columns=columns, rows=rows, open=True)
 
 
 def _player(row: ClipPrediction, players: dict[str, str]) -> list[object]:
@@ -217,6 +214,8 @@ def _stream_row(misses: dict[str, Any], alarms: dict[str, Any]) -> list[str]:
 
 def _costs(run: RunFacts) -> Section:
     stages = [[name, f"{value:.1f} s"] for name, value in run.metrics.get("seconds", {}).items()]
+    if memory := run.metrics.get("peak_memory"):
+        stages.append(["memory of the run's process, at most", f"{memory / 1e6:,.0f} MB"])
     devices = [client for client in run.clients if "bytes_up" in client]
     if devices:
         columns = [
@@ -243,7 +242,7 @@ def _costs(run: RunFacts) -> Section:
         return Section("Cost by client", "; ".join(" ".join(stage) for stage in stages), "", columns, rows, open=True)
     traffic = run.metrics.get("bytes_per_client_per_round")
     if traffic:
-        stages.append(["bytes a client and round", f"{traffic:,}"])
+        stages.append(["traffic of a client in a round", f"{traffic / 1e3:,.0f} KB"])
     return Section("Cost", columns=["stage", "cost"], rows=stages, open=True)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import resource
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from wordflock.data.clips import Clip
 from wordflock.errors import WordflockError
 from wordflock.files import write_atomically
 from wordflock.head.checkpoint import load_checkpoint, save_checkpoint
+from wordflock.lifetime import peak_memory
 from wordflock.progress import progress
 from wordflock.runs import CONFIG, METRICS, find_checkpoint, read_metrics
 from wordflock.spotting.hub import find_model
@@ -113,7 +113,7 @@ def evaluate_streams(
         target,
         det_curve(traces, listener, rule),
         busy / sum(one.seconds for one in traces),
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory(),
     )
     if target is not None:
         calibration = replace(checkpoint.calibration, stream_thresholds=evaluation.thresholds)
