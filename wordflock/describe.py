@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from wordflock.data.clips import SPLITS
-from wordflock.data.task import examples
+from wordflock.data.clips import SPLITS, ClipTable
+from wordflock.data.task import SILENCE, UNKNOWN, Task, examples
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import PartitionSettings
 from wordflock.prepare import load_table, task_of
@@ -33,16 +35,46 @@ def describe(settings: PartitionSettings, plot: Path | None) -> str:
     if table.faults:
         lines.append(f"  left out: {len(table.faults)} files")
     if plot:
-        from wordflock.figures import plot_clips_per_client
-        from wordflock.partition import partition_clips
-
-        if plot.suffix.lower() != ".png":
-            raise WordflockError(f"--plot {plot} is no PNG; give a name that ends in .png.")
-        task = task_of(table, settings)
-        training = examples(table, task, "train", settings.seed)
-        labels = np.array(training.labels, dtype=np.int64)
-        parts = partition_clips([clip.speaker for clip in training.clips], labels, settings)
-        bars = [np.bincount(labels[part], minlength=len(task.labels)).tolist() for part in parts]
-        plot_clips_per_client(bars, task.labels, plot)
-        lines.append(f"  clips per client: {plot}")
+        lines.append(_plot(table, settings, plot))
     return "\n".join(lines)
+
+
+def _plot(table: ClipTable, settings: PartitionSettings, plot: Path) -> str:
+    """Write the bar plot; returns the line that tells of it."""
+    from wordflock.figures import plot_clips_per_client
+    from wordflock.partition import partition_clips
+
+    if plot.suffix.lower() != ".png":
+        raise WordflockError(f"--plot {plot} is no PNG; give a name that ends in .png.")
+    task = _task(table, settings)
+    training = examples(table, task, "train", settings.seed)
+    speakers, labels = [clip.speaker for clip in training.clips], np.array(training.labels, dtype=np.int64)
+    settings = _fewer_clients(settings, speakers)
+    bars = [
+        np.bincount(labels[part], minlength=len(task.labels)) for part in partition_clips(speakers, labels, settings)
+    ]
+    plot_clips_per_client([bar.tolist() for bar in bars], task.labels, plot)
+    return f"  clips of {settings.clients} clients: {plot}"
+
+
+def _task(table: ClipTable, settings: PartitionSettings) -> Task:
+    """That of a training; where it would ask for keywords, or for silence, that of every word there is."""
+    try:
+        return task_of(table, settings)
+    except WordflockError:
+        words = tuple(sorted({clip.word for clip in table.clips} - {SILENCE, UNKNOWN}))
+        if settings.keyword_list or not words:
+            raise
+        return Task(words, silence=bool(table.background), unknown=any(clip.word == UNKNOWN for clip in table.clips))
+
+
+def _fewer_clients(settings: PartitionSettings, speakers: Sequence[str]) -> PartitionSettings:
+    """The settings with as many clients as a small data set has speakers, or pairs of clips where nobody says who
+    speaks, unless a number was asked for: the usual one is for thousands of clips."""
+    if settings.clients != PartitionSettings().clients:
+        return settings
+    known = len(set(speakers) - {""})
+    if settings.partition == "speaker" and not known:
+        settings = replace(settings, partition="iid")
+    most = known if settings.partition == "speaker" else len(speakers)
+    return replace(settings, clients=max(1, min(settings.clients, most, len(speakers) // 2)))

@@ -92,7 +92,7 @@ def forget(folder: Path, *, client: int | None = None, speaker: str = "", label:
         cache = run.settings.cache_folder
         report(
             "Not in the run's folder, and still there: the recordings, and their features and names in the cache "
-            f"(rm -r {cache / 'features'} {cache / 'files.sqlite'} removes them)."
+            f"(rm -r {cache / 'features'} {cache / 'tables'} {cache / 'files.sqlite'} removes them)."
             if run.has_data
             else "Not in the run's folder, and still there: the client's recordings and features on its device."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,11 @@ def _common_folders(names: Iterable[str]) -> str:
     return "/".join(common[: longest - 1] if common and longest == len(common) else common or ())
 
 
-def _walk(folder: Path, inside: str = "", above: frozenset[str] = frozenset()) -> Iterator[Entry]:
+def walk(
+    folder: str | Path, inside: str = "", above: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, str, os.stat_result]]:
+    """The files of a folder and its subfolders that are not hidden: name inside it in NFC, path, and what the system
+    says of the file, or of the link where it leads nowhere."""
     real = os.path.realpath(folder)
     if real in above:  # a link back to where we came from
         return
@@ -161,14 +166,21 @@ def _walk(folder: Path, inside: str = "", above: frozenset[str] = frozenset()) -
                 continue
             name = f"{inside}{nfc(file.name)}"
             if file.is_dir():
-                yield from _walk(Path(file.path), f"{name}/", above | {real})
+                yield from walk(file.path, f"{name}/", above | {real})
             elif file.is_file():
-                about = file.stat()
-                if name.endswith(PARQUET) and (members := _list_archive(Path(file.path))[0]):
-                    yield from (replace(member, name=f"{name}/{member.name}") for member in members)
-                yield Entry(name, file.path, 0, about.st_size, about.st_mtime_ns)
-            elif file.is_symlink():  # to nowhere; named among the faults when it is read
-                yield Entry(name, file.path, 0, 0, 0)
+                yield name, file.path, file.stat()
+            elif file.is_symlink():
+                yield name, file.path, file.stat(follow_symlinks=False)
+
+
+def _walk(folder: Path) -> Iterator[Entry]:
+    for name, path, about in walk(folder):
+        if stat.S_ISLNK(about.st_mode):  # to nowhere; named among the faults when it is read
+            yield Entry(name, path, 0, 0, 0)
+            continue
+        if name.endswith(PARQUET) and (members := _list_archive(Path(path))[0]):
+            yield from (replace(member, name=f"{name}/{member.name}") for member in members)
+        yield Entry(name, path, 0, about.st_size, about.st_mtime_ns)
 
 
 def _list_archive(path: Path) -> tuple[list[Entry], list[Fault]]:

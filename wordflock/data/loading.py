@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wordflock.data import speech_commands
 from wordflock.data.clips import Clip, ClipTable, Fault
 from wordflock.data.files import Files
+from wordflock.data.kept import kept_table
 from wordflock.data.labelling import label, with_speakers, with_table
 from wordflock.data.layouts import AUTO, FOLDERS, SPEECH_COMMANDS, is_text, layout_of
 from wordflock.data.listing import Reader, changed, parquets_in
@@ -46,7 +47,18 @@ def load_clips(
     out. Raises WordflockError where no usable clip is left, and where no layout or more than one fits.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
-    loaded = [table_of(scan_files(one, cache, is_text), speaker_pattern, table, layout, few) for one in sources]
+    contents = sha256(Path(table).read_bytes()).hexdigest() if table and Path(table).is_file() else ""
+
+    loaded = [
+        kept_table(
+            one,
+            (speaker_pattern, table, contents, layout, few),
+            Path(cache),
+            partial(scan_files, one, cache, is_text),
+            partial(table_of, speaker_pattern=speaker_pattern, table=table, layout=layout, few=few),
+        )
+        for one in sources
+    ]
     return loaded[0] if len(loaded) == 1 else joined(loaded)
 
 
