@@ -13,7 +13,7 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +29,14 @@ from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.head.numpy_head import logits
 from wordflock.runs import find_checkpoint, find_run, read_config
 from wordflock.settings import Settings, default_cache
+from wordflock.spotting.attention import Attention
 from wordflock.spotting.detector import Detector
 from wordflock.spotting.export import compare_precisions, export
 from wordflock.spotting.listener import Listener, keyword_places, listener_of, open_listener
 from wordflock.spotting.stream_evaluation import RATIOS, halves
 from wordflock.spotting.stream_score import Rate, Trace, choose_thresholds, det_curve, score, trace
-from wordflock.spotting.streams import AROUND, Samples, negative_recordings, placed, positive_clips, recorded
-from wordflock.spotting.windows import FLOOR_SECONDS
+from wordflock.spotting.streams import AROUND, Samples, Stream, negative_recordings, placed, positive_clips, recorded
+from wordflock.spotting.windows import FLOOR_SECONDS, Window
 
 SECONDS = 60  # of each kind of sound whose load is measured
 
@@ -78,14 +79,17 @@ def compare(given: argparse.Namespace) -> None:
     checkpoints = {run: load_checkpoint(find_checkpoint(run)) for run in given.runs}
     if len({checkpoint.spec.kind for checkpoint in checkpoints.values()}) > 1:
         raise WordflockError("The heads have features of several kinds; compare those of one kind.")
-    for run, traces in traces_of(checkpoints, given).items():
+    keywords = open_listener(given.runs[0]).keywords
+    clips = positive_clips(given.positives, keywords, "test", given.cache)[:: given.step]
+    streams = itertools.chain(placed(clips, RATIOS), recorded(negative_recordings(given.negatives, given.cache)))
+    for run, traces in traces_on(streams, checkpoints).items():
         print(run)
         for line in misses_and_alarms(traces, listener_of(checkpoints[run], run), given.target):
             print(f"  {line}", flush=True)
 
 
-def traces_of(checkpoints: dict[str, Checkpoint], given: argparse.Namespace) -> dict[str, list[Trace]]:
-    """What each head hears in the same streams, without the gate; the encoder hears each stream once for all."""
+def traces_on(streams: Iterable[Stream], checkpoints: dict[str, Checkpoint]) -> dict[str, list[Trace]]:
+    """What a detector of each head hears in streams, without the gate; the encoder hears each stream once for all."""
     some_run, checkpoint = next(iter(checkpoints.items()))
     encoder, listener = build_onnx_encoder(checkpoint.spec, *weights_for(checkpoint.spec)), open_listener(some_run)
     features = list[Samples]()
@@ -94,16 +98,24 @@ def traces_of(checkpoints: dict[str, Checkpoint], given: argparse.Namespace) -> 
         features.append(encoder.session.run(None, {"log_mel": log_mel})[0][0])
         return np.ones(len(listener.keywords))  # likely, so that every window is asked
 
-    clips = positive_clips(given.positives, listener.keywords, "test", given.cache)[:: given.step]
     traces: dict[str, list[Trace]] = {run: [] for run in checkpoints}
-    for stream in itertools.chain(placed(clips, RATIOS), recorded(negative_recordings(given.negatives, given.cache))):
+    for stream in streams:
         features.clear()
         heard = trace(replace(listener, ask=ask), stream, gate=False)
         for run, head in checkpoints.items():
             scores = logits(head.head_kind, head.weights, np.stack(features), head.projection)
             shares = probabilities(scores / np.float32(head.calibration.temperature))
-            traces[run].append(replace(heard, probabilities=shares[:, keyword_places(head.labels)[0]]))
+            rows = asked(shares[:, keyword_places(head.labels)[0]], listener)
+            traces[run].append(replace(heard, probabilities=rows))
     return traces
+
+
+def asked(every: NDArray[np.float64], listener: Listener) -> NDArray[np.float64]:
+    """What is left of the probabilities of all windows where a detector asks about as few as it does."""
+    attention = Attention(replace(listener, ask=lambda place: every[int(place)]), gate=False)
+    ends = (np.arange(len(every)) + 1) * round(listener.hop * SAMPLE_RATE)
+    windows = (Window(int(end), np.float32(place), True) for place, end in enumerate(ends))  # type: ignore[arg-type]
+    return np.array([attention(window) for window in windows]).reshape(every.shape)
 
 
 def misses_and_alarms(traces: list[Trace], listener: Listener, target: float) -> Iterator[str]:
@@ -112,15 +124,16 @@ def misses_and_alarms(traces: list[Trace], listener: Listener, target: float) ->
     choosing, rest = halves(words, others)
     rule = replace(listener.rule, thresholds=choose_thresholds(choosing, listener, listener.rule, target))
     scored = score(rest, listener, rule)
-    yield f"thresholds of one half, for {target:g}/h, on the other: {_said(scored.misses, scored.false_alarms)}"
+    yield f"thresholds of one half, for {target:g}/h, on the other: {said(scored.misses, scored.false_alarms)}"
     yield f"latency {scored.latency[0]:.2f} s, 95th percentile {scored.latency[1]:.2f} s"
     curve = det_curve(traces, listener, listener.rule)
     for most in (0.02, 0.05, 0.1, 0.2):
         for threshold, misses, alarms in [point for point in curve if point[1].value <= most][-1:]:
-            yield f"one threshold for all, {threshold:.3f}: {_said(misses, alarms)}"
+            yield f"one threshold for all, {threshold:.3f}: {said(misses, alarms)}"
 
 
-def _said(misses: Rate, alarms: Rate) -> str:
+def said(misses: Rate, alarms: Rate) -> str:
+    """Both rates with their intervals and counts."""
     return (
         f"misses {100 * misses.value:.1f}% [{100 * misses.low:.1f}, {100 * misses.high:.1f}] of {misses.of:.0f}, "
         f"{alarms.count} alarms in {alarms.of:.2f} h: {alarms.value:.1f}/h [{alarms.low:.1f}, {alarms.high:.1f}]"

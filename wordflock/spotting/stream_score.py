@@ -131,7 +131,7 @@ def choose_thresholds(traces: Sequence[Trace], listener: Listener, rule: Rule, t
 
 def det_curve(traces: Sequence[Trace], listener: Listener, rule: Rule) -> list[tuple[float, Rate, Rate]]:
     """Misses and false alarms per hour of one threshold after another, the same for all keywords."""
-    peaks = [float(_means(t.probabilities, rule).max(initial=0.0)) for t in traces]
+    peaks = [float(means(t.probabilities, rule).max(initial=0.0)) for t in traces]
     logits = np.linspace(_logit(min(peaks)), _logit(max(peaks)), POINTS)
     curve = []
     for threshold in 1 / (1 + np.exp(-logits)):
@@ -167,14 +167,14 @@ def _poisson_mean(count: int, share: float) -> float:
 
 def _events(heard: Trace, rule: Rule, hop: float) -> list[tuple[float, int]]:
     """Times (seconds) and keywords of what the detector would say."""
-    if _means(heard.probabilities, rule).max(initial=0.0) < min(rule.thresholds) * (1 - 1e-9):
+    if means(heard.probabilities, rule).max(initial=0.0) < min(rule.thresholds) * (1 - 1e-9):
         return []  # most negatives: the same, sooner
     decisions = Decisions(rule)
     steps = ((number, decisions.step(row)) for number, row in enumerate(heard.probabilities, start=1))
     return [(number * hop, event[0]) for number, event in steps if event]
 
 
-def _means(probabilities: Array, rule: Rule) -> Array:
+def means(probabilities: Array, rule: Rule) -> Array:
     """What `Decisions` compares with thresholds, for all hops of a trace."""
     padded = np.concatenate([np.zeros((rule.smoothing, probabilities.shape[1])), probabilities])
     total = np.cumsum(padded, axis=0)
@@ -188,7 +188,7 @@ def _options(
     """Of one keyword: misses and threshold when it may give 0, 1, … `allowed` false alarms."""
     negatives, words = list[float](), list[float]()
     for heard in traces:
-        mean = _means(heard.probabilities, rule)[:, keyword]
+        mean = means(heard.probabilities, rule)[:, keyword]
         if heard.stream.word == listener.keywords[keyword]:
             words.append(float(mean.max(initial=0.0)))
         elif not heard.stream.word:
