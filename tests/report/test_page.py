@@ -160,7 +160,7 @@ def test_devices_are_shown_by_the_last_score_that_each_sent(tmp_path: Path) -> N
     groups = by_client(read_run(folder))
     assert [(group.name, group.correct, group.clips) for group in groups] == [("1", 3, 4), ("pi", 4, 4)]
     sections = page_of(folder).split("<section")[1:]
-    assert "2 clients." in next(part for part in sections if ">By client<" in part)
+    assert "2 clients on holdout clips, by the last score" in next(part for part in sections if ">By client<" in part)
     assert "<svg" in next(part for part in sections if ">Clips per client<" in part)
 
 

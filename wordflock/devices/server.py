@@ -60,6 +60,7 @@ def serve(settings: ServerSettings) -> Path:
     # The address as this machine reaches it: a server on all networks is on the loopback too.
     here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     with stoppable(), locked(folder / "server"), ExitStack() as stack:
+        page = stack.enter_context(dashboard(folder, settings.dashboard)) if settings.dashboard else ""
         link = _Link(kept or folder / "server", f"{here}:{port}", tls)
         if kept is None:
             stack.enter_context(_started(link, settings, host, port, keys))
@@ -69,8 +70,8 @@ def serve(settings: ServerSettings) -> Path:
         alive(folder).unlink(missing_ok=True)
         number = link.control.start_run(settings if kept is None else replace(settings, keep_running=True))
         report(f"listening on {host}:{port}{'' if tls else ' without TLS'}; waiting for clients")
-        if settings.dashboard:
-            report(f"dashboard: {stack.enter_context(dashboard(folder, settings.dashboard))}")
+        if page:
+            report(f"dashboard: {page}")
         try:
             with relayed() as for_the_bar:
                 _follow(folder, output, for_the_bar, link.lives)

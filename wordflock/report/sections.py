@@ -49,9 +49,11 @@ def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
     if test := run.test:
         sections += [_recall(test), _confusion(test)]
     speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run)
-    sections += _groups("speaker", speakers) + _groups("client", clients)
+    devices = run.mode == "server"
+    on = "holdout clips, by the last score that each sent" if devices else "holdout clips, by the best head"
+    sections += _groups("speaker", speakers, "test clips") + _groups("client", clients, on)
     sections += [
-        _clips_per_device(run) if run.mode == "server" else _clips_per_client(run),
+        _clips_per_device(run) if devices else _clips_per_client(run),
         _labels_per_client(run),
         _mistakes(run, players),
         _streams(run),
@@ -100,7 +102,7 @@ def _confusion(test: dict[str, Any]) -> Section:
     return Section("Confusion matrix", "Rows: true label. Columns: prediction.", figure, ["", *labels], rows)
 
 
-def _groups(kind: str, groups: Sequence[Group]) -> list[Section]:
+def _groups(kind: str, groups: Sequence[Group], on: str) -> list[Section]:
     if not groups:
         return []
     share = [(100 * (place + 1) / len(groups), group.accuracy) for place, group in enumerate(groups)]
@@ -116,7 +118,7 @@ def _groups(kind: str, groups: Sequence[Group]) -> list[Section]:
     ]
     about = f"Accuracy of {kind}s, from the worst to the best"
     figure = charts.line_chart(about, {"accuracy": share}, f"% of {kind}s", "accuracy") if len(groups) > 1 else ""
-    title, text = f"By {kind}", f"{len(groups)} {kind}{'s' * (len(groups) != 1)}."
+    title, text = f"By {kind}", f"{len(groups)} {kind}{'s' * (len(groups) != 1)} on {on}."
     return [
         Section(title, text, figure, [f"{kind}s", "accuracy"], rows, open=True),
         Section(f"The worst {kind}s", columns=[kind, "correct", *labels], rows=worst, open=True),
