@@ -19,8 +19,8 @@ from wordflock.encoder.store import encode_clips
 from wordflock.settings import Settings
 
 RIDGE = 0.03  # times the mean diagonal of the Gram matrix; a third or three times as much finds the same
-UNSURE = 0.3  # a clip whose own label leads by less may have its word elsewhere
-ELSEWHERE = 0.4  # by how much more it leads in another window that has the word
+UNSURE = 0.2  # a clip whose own label leads by less may have its word elsewhere
+ELSEWHERE = 0.6  # by how much more it leads in another window that has the word
 HOP = 0.25  # of a window, between those that are tried
 
 Array = NDArray[np.float32]

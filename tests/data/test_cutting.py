@@ -169,6 +169,8 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path: Path
     ):
         with pytest.raises(WordflockError, match=words):
             cut(sources, tmp_path / "other")
+    with pytest.raises(WordflockError, match="would be cut again"):
+        cut([tmp_path], tmp_path / "clips", label="yes")
     same = [recording(tmp_path / "x" / "yes" / "a.wav"), recording(tmp_path / "y" / "yes" / "a.wav")]
     with pytest.raises(WordflockError, match="same names"):
         cut(same, tmp_path / "other")

@@ -72,6 +72,9 @@ def cut(
         raise WordflockError(
             f"{' '.join(map(str, sources))} holds no audio file; name recordings, or a folder of them."
         )
+    for source in sources:
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            raise WordflockError(f"{out} is in {source}, where its clips would be cut again; name another --out.")
     _check_names(recordings, bool(labels))
     said = _intervals(recordings, labels, tier) if labels else None
     faults: list[str] = []
