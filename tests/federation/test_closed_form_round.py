@@ -279,7 +279,7 @@ def test_statistics_that_no_clips_have_are_refused_by_name(tmp_path, play, monke
 
 
 @pytest.mark.parametrize("upload_dtype", ["float64", "float32", "float16"])
-@pytest.mark.parametrize("head", ["attentive", "linear", "convolution"])
+@pytest.mark.parametrize("head", ["attentive", "linear", "convolution", "combined"])
 def test_honest_statistics_pass_in_every_number_type(tmp_path, play, upload_dtype, head):
     play([30, 8, 60, 200, 9])
     folder = simulate(options(tmp_path, clients=5, upload_dtype=upload_dtype, head=head))
