@@ -14,6 +14,7 @@ WINGS = (
         "quiet",
         "errors",
         "addresses",
+        "http_server",
         "lifetime",
         "files",
         "arrays",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_resumed_after_kills_it_ends_as_if_nothing_had_happened(flock: Flock) ->
 def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_run(flock: Flock) -> None:
     flock.stand_down()
     simulation = flock.simulation("plain-simulated", "--rounds", 3)
-    server = flock.standing = flock.server("plain", "--keep-running", rounds=3)
+    server = flock.standing = flock.server("plain", "--keep-running", "--dashboard", "127.0.0.1:0", rounds=3)
     server.wait_for("waiting for clients")
     # A client that is refused does not keep the others from their work.
     wrong_ca = flock.client("wrong-ca", *flock.partition(0), key="client-0", ca="other")
@@ -190,6 +191,10 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
     server.wait_for("a client was turned away: it does not trust this server's certificate; see its --ca")
     server.wait_for("a client was turned away: it does not speak TLS; start it with --ca")
     server.wait_for("the run is done; staying for the next one")
+    page = server.wait_for(r"http://127\.0\.0\.1:\d+/")
+    with urlopen(page, timeout=10) as shown:
+        text = shown.read().decode()
+    assert "finished" in text and "3 of 3" in text and text.count("replied") == 3
     with flock.server("second", rounds=1) as second:
         assert second.wait() == 0, second.output
     assert len(flock.history("second")) == 1

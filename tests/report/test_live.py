@@ -19,8 +19,9 @@ from rich.console import Console
 
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.files import is_locked, locked
+from wordflock.http_server import MAX_CONNECTIONS
 from wordflock.report import dashboard as module
-from wordflock.report.dashboard import MAX_CONNECTIONS, dashboard
+from wordflock.report.dashboard import dashboard
 from wordflock.report.live import CLIENTS, Watched
 from wordflock.report.terminal import EIGHTHS, HEIGHT, picture, plot, watch
 

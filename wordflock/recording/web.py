@@ -10,16 +10,14 @@ import json
 import secrets
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import TCPServer
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,6 +25,7 @@ import numpy as np
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.errors import WordflockError
+from wordflock.http_server import SmallServer
 from wordflock.recording.session import Prompt, Session
 from wordflock.recording.takes import ROOM_SECONDS, Samples, TakeFault
 
@@ -34,14 +33,11 @@ TOKEN_LETTERS, TOKEN_LENGTH = "abcdefghjkmnpqrstuvwxyz23456789", 12  # 59 bits, 
 MIN_RATE, MAX_RATE = 8_000, 192_000  # Hz
 MAX_SECONDS = ROOM_SECONDS + 4
 TIMEOUT = 20.0  # seconds without a byte, and for a whole body
-MAX_CONNECTIONS = 16  # at a time
 PAGE = Path(__file__).with_name("page.html")
 
 
-class WebRecorder(ThreadingHTTPServer):
+class WebRecorder(SmallServer):
     """Serves the page of one session, until it is finished."""
-
-    daemon_threads = True
 
     def __init__(
         self,
@@ -60,11 +56,9 @@ class WebRecorder(ThreadingHTTPServer):
         self.wants_room = room
         self.last: Prompt | None = None  # the take that was kept last
         self.token = "".join(secrets.choice(TOKEN_LETTERS) for _ in range(TOKEN_LENGTH))
-        self._places = BoundedSemaphore(MAX_CONNECTIONS)
         self._tls = _tls(*certificate) if certificate else None
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            super().__init__((host, port), _Handler)
+            super().__init__(host, port, _Handler)
         except OSError as error:
             raise WordflockError(
                 f"--web {host}:{port} cannot be listened at ({error.strerror or error}); take another port or address."
@@ -90,21 +84,6 @@ class WebRecorder(ThreadingHTTPServer):
             "last": self.last is not None,
         }
 
-    def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # not HTTPServer's, which asks the name service who we are
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.settimeout(TIMEOUT)
         if not self._tls:
@@ -112,10 +91,6 @@ class WebRecorder(ThreadingHTTPServer):
             return
         with self._tls.wrap_socket(request, server_side=True) as wrapped:  # in a thread: nobody waits for a handshake
             super().finish_request(wrapped, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # somebody hung up, or spoke no TLS
-            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from wordflock.addresses import is_ip_address, is_loopback, split_address
 from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.http_server import MAX_CONNECTIONS, SmallServer
 from wordflock.report.facts import RunFacts
 from wordflock.report.live import AWAY, LiveRun, Watched
 from wordflock.report.sections import Section, curve, refused, share_of
@@ -31,7 +31,6 @@ INTERVAL = 1.0  # seconds between two looks at the run's folder
 BEAT = 15.0  # seconds without news after which a connection is tried: the reader may be gone
 PATIENCE = 10.0  # seconds that a reader has to take what it is sent, and to say what it wants
 FAREWELL = 1.0  # seconds that readers have at the end to take the last state
-MAX_CONNECTIONS = 16
 MAX_ROWS = 200  # of a table
 
 
@@ -168,36 +167,13 @@ def _render(template: str, **values: Any) -> str:
     return templates().get_template(template).render(**values)
 
 
-class _Server(ThreadingHTTPServer):
-    """Answers a few readers at a time, each in a thread of its own."""
-
-    daemon_threads = True
+class _Server(SmallServer):
+    """The page of one run."""
 
     def __init__(self, folder: Path, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.feed, self.host, self.title = _Feed(folder), host, folder.resolve().name
         self.nonce = secrets.token_urlsafe(16)
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__((host, port), _Reader)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin to answer one reader, or hang up where there are too many."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer one reader."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that went away is nobody's concern; anything else is a fault of ours."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
+        super().__init__(host, port, _Reader)
 
     def end(self) -> None:
         """Send everyone the last state, and stop."""
@@ -205,7 +181,7 @@ class _Server(ThreadingHTTPServer):
         self.feed.end()
         until = time.monotonic() + FAREWELL
         for _ in range(MAX_CONNECTIONS):  # all are free once nobody is connected
-            if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):
+            if not self.places.acquire(timeout=max(0.0, until - time.monotonic())):
                 break
         self.server_close()
 
