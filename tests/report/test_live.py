@@ -206,3 +206,17 @@ def test_a_port_that_is_taken_is_said(run: Path) -> None:
 def test_an_address_that_others_reach_is_warned_about(run: Path) -> None:
     with pytest.warns(WordflockWarning, match="Anyone who reaches"), dashboard(run, "0.0.0.0:0"):
         pass
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[1]", "x", '{"validation_accuracy": 1}', '{"validation_accuracy": "high", "round": 1}']
+)
+def test_a_damaged_history_is_said_from_the_start_and_mends(page: Any, run: Path, line: str) -> None:
+    whole = (run / "history.jsonl").read_text()
+    (run / "history.jsonl").write_text(line + "\n")
+    text = page("/").read().decode()
+    assert 'role="alert"' in text and '<div id="clients"></div>' in text
+    stream = page("/events")
+    event(stream)
+    (run / "history.jsonl").write_text(whole)
+    assert "3 of 10" in event(stream)["status"]

@@ -83,7 +83,7 @@ class Watched:
     def now(self) -> LiveRun:
         """The run as it is now. Raises WordflockError where a file in it is damaged."""
         config = self._latest(CONFIG, lambda: read_config(self.folder), {})
-        history = self._latest(HISTORY, lambda: read_history(self.folder), [])
+        history = self._latest(HISTORY, self._history, [])
         metrics = self._latest(METRICS, lambda: read_metrics(self.folder), {})
         clients = self._latest(CLIENTS, self._clients, [])
         facts = RunFacts(self.folder, config, history, metrics, [])
@@ -102,6 +102,15 @@ class Watched:
             except (OSError, ValueError) as error:
                 raise WordflockError(f"{path} cannot be read ({error}); is this the folder of a run?") from error
         return self._read[path][1]
+
+    def _history(self) -> list[dict[str, Any]]:
+        history = read_history(self.folder)
+        for line in history:
+            if not isinstance(line.get("epoch", line.get("round")), int) or not isinstance(
+                line.get("refused", []), list
+            ):
+                raise ValueError(f"{line!r} is not a line of history")
+        return history
 
     def _clients(self) -> list[LiveClient]:
         entries = json.loads((self.folder / CLIENTS).read_bytes())
