@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -97,7 +96,7 @@ def pressed_keys() -> Iterator[Callable[[], str]]:
         import termios
         import tty
 
-        file = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK) if sys.stderr.isatty() else -1
+        file = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK) if os.isatty(2) else -1  # rich replaces sys.stderr
         before = termios.tcgetattr(file) if file >= 0 else []
     except (ImportError, OSError):  # not on Unix; no terminal of its own
         file = -1
