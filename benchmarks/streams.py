@@ -56,7 +56,9 @@ def main() -> None:
     (run,) = given.runs
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     listener = open_listener(run)
-    for line in (*load(listener, talk(given.negatives, given.cache)), *gate(listener, given)):
+    for line in itertools.chain(
+        load(listener, talk(given.negatives, given.cache)), gate(listener, given), day(listener)
+    ):
         print(line, flush=True)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"peak memory of detector and sound above what was imported: {used / 1024:.0f} MB", flush=True)
@@ -158,6 +160,18 @@ def load(listener: Listener, speech: Samples) -> Iterator[str]:
                 detector.feed(sound[first : first + 1_600])
             factor = (time.process_time() - started) / (len(sound) / SAMPLE_RATE)
             yield f"{name}, gate {'on' if gated else 'off'}: real-time factor {factor:.4f}"
+
+
+def day(listener: Listener) -> Iterator[str]:
+    """The memory of a detector that is fed a day of sound: digital silence, and ten seconds of noise every hour."""
+    detector, silence = Detector(listener), np.zeros(SAMPLE_RATE, np.float32)
+    noise = np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32) * np.float32(0.1)
+    for hour in range(24):
+        for second in range(3_600):
+            detector.feed(noise if second < 10 else silence)
+        if hour % 6 == 0 or hour == 23:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            yield f"after {hour + 1} hours of sound: {pages * resource.getpagesize() / 1e6:.1f} MB"
 
 
 def gate(listener: Listener, given: argparse.Namespace) -> Iterator[str]:

@@ -139,7 +139,7 @@ def test_an_export_with_thresholds_that_no_detector_has_is_refused(
 
 def test_int8_is_refused_where_it_is_worse(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trained, answers = checkpoint(encoder, "linear"), list[Measured]()
-    monkeypatch.setattr(exporting, "_test_clips", lambda *_: (sounds(2), [0, 1]))
+    monkeypatch.setattr(exporting, "_clips", lambda *_: (sounds(2), [0, 1], "test"))
     monkeypatch.setattr(exporting, "measure", lambda *_: answers.pop(0))
     for accuracy, milliseconds in ((0.95, 1.0), (0.9971, 6.0)):
         answers[:] = [Measured("float32", 1.0, 5.0, 30.0, 100), Measured("int8", accuracy, milliseconds, 10.0, 100)]
@@ -153,7 +153,8 @@ def test_the_command_measures_and_writes_a_card(
     encoder: str, small_speech_commands: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = ["--runs", str(tmp_path / "runs"), "--name", "r", "--cache", str(tmp_path / "cache")]
-    run(["train", "--data", str(small_speech_commands), "--encoder", encoder, "--epochs", "1", *runs, "-q"])
+    settings = ["--encoder", encoder, "--head", "attentive", "--epochs", "1"]
+    run(["train", "--data", str(small_speech_commands), *settings, *runs, "-q"])
     for precision in ("float16", "float32"):
         run(["export", str(tmp_path / "runs" / "r"), "--out", str(tmp_path / "out"), "--precision", precision])
         card = (tmp_path / "out" / "README.md").read_text()

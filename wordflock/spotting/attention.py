@@ -9,7 +9,7 @@ from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.spotting.listener import Listener
 from wordflock.spotting.windows import Window
 
-LIKELY = 0.02  # probability of a keyword from which on every window is asked, not every second one
+LIKELY = 0.1  # probability of a keyword from which on every window is asked, not every second one
 
 
 class Attention:
