@@ -70,8 +70,8 @@ def test_intervals_are_cut_to_the_sample(tmp_path: Path) -> None:
 def test_each_recording_finds_its_labels(tmp_path: Path) -> None:
     for seed, name in enumerate("ab"):
         recording(tmp_path / "audio" / f"{name}.wav", seed=seed)
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text("1\t1.4\tyes\n")
+    (tmp_path / "labels" / "monday").mkdir(parents=True)
+    (tmp_path / "labels" / "monday" / "a.txt").write_text("1\t1.4\tyes\n")
     with pytest.warns(WordflockWarning, match="1 recordings have no labels in"):
         cut([tmp_path / "audio"], tmp_path / "one", labels=tmp_path / "labels")
     assert list(content(tmp_path / "one")) == ["yes/a_001.wav"]
@@ -82,7 +82,7 @@ def test_each_recording_finds_its_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text(LABELS)
     for labels, words in (
         (tmp_path / "labels.txt", "does not say which of the 2 recordings"),
-        (tmp_path, "has no labels for a.wav; name them a.txt"),
+        (tmp_path / "one", "has no labels for a.wav; name them a.txt"),
     ):
         with pytest.raises(WordflockError, match=words):
             cut([tmp_path / "audio"], tmp_path / "three", labels=labels)

@@ -176,6 +176,8 @@ def test_addresses_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path
     for address, words in (("0.0.0.0:0", "without TLS"), ("nothing", "--web 'nothing' is not HOST:PORT")):
         with pytest.raises(WordflockError, match=words):
             run([*arguments, address])
+    with serving(session) as server, pytest.raises(WordflockError, match=r"127.0.0.1:\d+ cannot be listened at"):
+        run([*arguments, str(server.server_address[1])])
     with pytest.raises(WordflockError, match=r"There is no .*ca.crt"):
         run([*arguments, "127.0.0.1:0", "--certificates", str(tmp_path / "missing")])
 

@@ -70,7 +70,8 @@ def record(
     list_devices: Annotated[bool, Parameter(help="List the microphones.", negative=())] = False,
     rate: Annotated[int, Parameter(help="Rate of raw samples, Hz.", converter=whole_number)] = 16_000,
     web: Annotated[
-        str, Parameter(help="Serve a page at ADDRESS:PORT that records with a phone, in place of a microphone here.")
+        str,
+        Parameter(help="Serve a page at ADDRESS:PORT, or PORT for this machine alone, that records with a phone."),
     ] = "",
     certificates: Annotated[
         str, Parameter(help="For --web: folder with server.crt and server.key, from 'wordflock certificates'.")
@@ -106,7 +107,7 @@ def _serve(session: Session, address: str, certificates: str, room: bool) -> Non
     from wordflock.devices.connection import tls_files
     from wordflock.recording.web import WebRecorder
 
-    host, port = split_address(address, "--web")
+    host, port = split_address(f"127.0.0.1:{address}" if address.isdecimal() else address, "--web")
     if not certificates and not is_loopback(host):
         raise WordflockError(
             f"--web {address} without TLS would let anyone on the network listen, and browsers refuse the microphone; "

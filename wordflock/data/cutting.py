@@ -150,7 +150,7 @@ def _check_names(recordings: Sequence[_Recording], labelled: bool) -> None:
 def _intervals(recordings: Sequence[_Recording], labels: str | Path, tier: str) -> dict[Entry, tuple[Interval, ...]]:
     """The intervals of each recording that has labels. Raises WordflockError where it is not clear whose they are."""
     if Path(labels).is_dir():
-        files = {file.stem: file for file in sorted(Path(labels).iterdir()) if file.suffix.lower() in _LABEL_FILES}
+        files = {file.stem: file for file in sorted(Path(labels).rglob("*")) if file.suffix.lower() in _LABEL_FILES}
         stems = {recording.entry: Path(recording.entry.name).stem for recording in recordings}
         missing = [printable(entry.name) for entry, stem in stems.items() if stem not in files]
         if len(missing) == len(recordings):
