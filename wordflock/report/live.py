@@ -106,9 +106,8 @@ class Watched:
     def _history(self) -> list[dict[str, Any]]:
         history = read_history(self.folder)
         for line in history:
-            if not isinstance(line.get("epoch", line.get("round")), int) or not isinstance(
-                line.get("refused", []), list
-            ):
+            number, problems = line.get("epoch", line.get("round")), line.get("refused", [])
+            if not isinstance(number, int) or not isinstance(problems, list):
                 raise ValueError(f"{line!r} is not a line of history")
         return history
 
