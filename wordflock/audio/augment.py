@@ -67,7 +67,7 @@ class Surroundings:
         """What the features of variants are stored under besides the clip: "" without recordings, else a digest of the
         contents, whatever the files are called."""
         contents = [sorted(sound.content for sound in sounds) for sounds in (self.noises, self.rooms)]
-        return sha256(repr(contents).encode()).hexdigest()[:16] if any(contents) else ""
+        return sha256(repr([RECORDED_SHARE, *contents]).encode()).hexdigest()[:16] if any(contents) else ""
 
 
 NOWHERE = Surroundings()

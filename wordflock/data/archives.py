@@ -19,7 +19,7 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from wordflock.data.bounds import MAX_FOLDER_LINKS, bounded, check_count
+from wordflock.data.bounds import MAX_FOLDER_LINKS, bounded, check_count, check_expansion
 from wordflock.data.clips import Fault
 from wordflock.errors import WordflockError
 
@@ -133,6 +133,7 @@ class _Zip:
     def members(self) -> Members:
         found = Members()
         check_count(len(self._file.infolist()), self._path)
+        check_expansion(sum(info.file_size for info in self._file.infolist()), self._path)
         for info in self._file.infolist():
             if not info.filename or info.is_dir():
                 continue

@@ -35,7 +35,7 @@ class BoundedStream:
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self._stream, self._path = stream, path
-        self._end = max(MAX_UNPACKED, MAX_EXPANSION * path.stat().st_size)
+        self._end = most_unpacked(path)
         self.tell, self.close = stream.tell, stream.close
 
     def read(self, size: int) -> bytes:
@@ -47,16 +47,26 @@ class BoundedStream:
     def seek(self, offset: int, whence: int = 0) -> int:
         """Raises WordflockError for a place that a compressed archive of this size should not have."""
         if offset > self._end:
-            raise WordflockError(
-                f"{self._path} expands to over {self._end:,} bytes, {MAX_EXPANSION} times its size; "
-                "unpack it and name the folder."
-            )
+            check_expansion(offset, self._path)
         return self._stream.seek(offset, whence)
 
 
 def bounded(stream: BinaryIO, path: Path) -> BinaryIO:
     """The stream with bounds."""
     return cast(BinaryIO, BoundedStream(stream, path))
+
+
+def most_unpacked(path: Path) -> int:
+    """Bytes that a compressed archive of this size may come to."""
+    return max(MAX_UNPACKED, MAX_EXPANSION * path.stat().st_size)
+
+
+def check_expansion(size: int, path: Path) -> None:
+    """Raises WordflockError for an archive that comes to so many bytes, where that is too many for its own size."""
+    if size > (most := most_unpacked(path)):
+        raise WordflockError(
+            f"{path} expands to over {most:,} bytes, {MAX_EXPANSION} times its size; unpack it and name the folder."
+        )
 
 
 def check_count(count: int, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from functools import cached_property
 
 from wordflock.data.manifests import FILE, Places, Table, parse_table
 from wordflock.data.speech_commands import BACKGROUND
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, WordflockWarning
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 
@@ -39,8 +41,12 @@ class Files:
             if name.lower().endswith(TABLES):
                 try:
                     table = parse_table(name, text)
-                except WordflockError:
-                    continue  # some other JSON
+                except WordflockError as error:
+                    if posixpath.basename(name).startswith("metadata."):  # which says what is in recordings
+                        raise
+                    if not name.lower().endswith(".json"):  # of which there are many others
+                        warnings.warn(f"{error.args[0][:-1]}; it is passed over.", WordflockWarning, stacklevel=2)
+                    continue
                 if table.has(FILE):
                     found.append(table)
         return tuple(found)

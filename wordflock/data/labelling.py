@@ -14,7 +14,7 @@ from wordflock.data.clips import Clip, Fault
 from wordflock.data.files import Files
 from wordflock.data.manifests import CROPPED, FILE, SPEAKER, SPLIT, WORD, Row, Rows, open_table, rows_of
 from wordflock.data.names import clean_label, merged, printable
-from wordflock.data.scan import Recording
+from wordflock.data.scan import MIN_SECONDS, Recording
 from wordflock.data.speech_commands import BACKGROUND, SPEAKER_PATTERN, which_split
 from wordflock.data.tables import add_row, warn_of_missing
 from wordflock.errors import WordflockError, WordflockWarning
@@ -50,6 +50,10 @@ def label(
                 background.append(recording.clip(word, "", "train"))
             elif not word:
                 faults.append(Fault(name, NO_WORD))
+            elif (row.start or 0.0) > max(0.0, recording.seconds - MIN_SECONDS):
+                faults.append(
+                    Fault(name, f"lasts {recording.seconds:.2f} s, and a table has it begin at {row.start} s")
+                )
             else:
                 if not row.split:
                     hashed.append(len(clips))

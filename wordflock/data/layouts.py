@@ -36,7 +36,7 @@ LAYOUTS = (
     Layout("parquet", "Parquet with embedded audio", lambda files: bool(files.parquets), tables.read_parquets, True),
     Layout("mswc", "Multilingual Spoken Words", tables.tables_with("link", "word"), tables.read_mswc, True),
     Layout("common-voice", "Common Voice", tables.tables_with("path", "sentence"), tables.read_common_voice, True),
-    Layout("nemo", "NeMo manifest", tables.tables_with("audio_filepath"), tables.read_with("audio_filepath"), True),
+    Layout("nemo", "NeMo manifest", tables.is_nemo, tables.read_nemo, True),
     Layout("audio-folder", "AudioFolder of Hugging Face", tables.is_audio_folder, tables.read_audio_folder, True),
     Layout("kaggle", "Kaggle's Speech Commands", folder.is_kaggle, folder.read_kaggle),
     Layout(SPEECH_COMMANDS, "Speech Commands", folder.is_speech_commands, folder.read_speech_commands),

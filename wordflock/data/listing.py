@@ -15,7 +15,6 @@ from wordflock.data.clips import Clip, Fault
 from wordflock.data.names import nfc
 from wordflock.errors import WordflockError
 
-PARQUET = ".parquet"
 # What people record in, readable here or not: a recording that cannot be read must be named, not passed over.
 # fmt: off
 AUDIO_SUFFIXES = (
@@ -48,6 +47,11 @@ def is_audio(name: str) -> bool:
     return name.lower().endswith(AUDIO_SUFFIXES)
 
 
+def is_parquet(name: str) -> bool:
+    """Whether a file's name says that it is a Parquet file."""
+    return name.lower().endswith(".parquet")
+
+
 @dataclass(frozen=True)
 class Listing:
     """The files of one data set, sorted by name."""
@@ -78,9 +82,9 @@ def list_files(source: str | Path) -> Listing:
 
 def parquets_in(listing: Listing) -> dict[str, str]:
     """The paths of the Parquet files that recordings are in, by the names of these files (whose own is "")."""
-    if listing.source.endswith(PARQUET):
+    if is_parquet(listing.source):
         return {"": listing.source}
-    inside = {entry.path for entry in listing.entries if entry.offset and entry.path.endswith(PARQUET)}
+    inside = {entry.path for entry in listing.entries if entry.offset and is_parquet(entry.path)}
     return {entry.name: entry.path for entry in listing.entries if entry.path in inside and not entry.offset}
 
 
@@ -178,7 +182,7 @@ def _walk(folder: Path) -> Iterator[Entry]:
         if stat.S_ISLNK(about.st_mode):  # to nowhere; named among the faults when it is read
             yield Entry(name, path, 0, 0, 0)
             continue
-        if name.endswith(PARQUET) and (members := _list_archive(Path(path))[0]):
+        if is_parquet(name) and (members := _list_archive(Path(path))[0]):
             yield from (replace(member, name=f"{name}/{member.name}") for member in members)
         yield Entry(name, path, 0, about.st_size, about.st_mtime_ns)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,7 +33,8 @@ _SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
-_SET = re.compile(r"[ _-]?(set|split|data)$")
+_SET = re.compile(r"^partial[ _-]|[ _-]?(set|split|data)$")
+_SEPARATOR = re.compile(r"sep=([,;\t])\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,18 @@ def open_table(path: str) -> Table:
         data = Path(path).read_bytes()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return _table(path, lambda: _parse(path, data.decode(encoding)))
+    return _table(path, lambda: _parse(path, data.decode(encoding_of(data))))
+
+
+def encoding_of(data: bytes) -> str:
+    """The encoding of a text file: UTF-16 by its mark, or by the zeros beside ASCII characters, else UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    start = data[:256]
+    for encoding, zeros in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
+        if 2 * zeros.count(0) > len(zeros):
+            return encoding
+    return "utf-8-sig"
 
 
 def parse_table(name: str, text: str) -> Table:
@@ -112,6 +124,8 @@ def rows_of(table: Table, places: Places, *, split: str = "") -> Iterator[tuple[
         said = cell(row, own_split)
         if said and not split_named(said):
             raise WordflockError(f"{table.name} has the split {said!r}; call it train, validation or test.")
+        if isinstance(row.get(word), list | dict):
+            raise WordflockError(f"{table.name} has {row[word]!r} in the column {word}; give one label, as text.")
         label = cell(row, word)
         label = label.rstrip(".,;!?").lower() if word in SPOKEN else label
         begin, length = number(table, row, start), number(table, row, seconds)
@@ -137,8 +151,10 @@ class Places:
             if candidate in self._known:
                 return candidate
         parts = _parts(name)
-        stems = self._by_stem.get(parts[-1], ())
+        # As it is spelt, or else as a file system sees it that does not tell small letters from capitals.
+        stems = self._by_stem.get(parts[-1].casefold(), ())
         fitting = sorted(other for other in stems if _ends_alike(parts, _parts(other)))
+        fitting = fitting or sorted(o for o in stems if _ends_alike(_parts(name.casefold()), _parts(o.casefold())))
         if len(fitting) > 1:
             longest = max(len(_parts(other)) for other in fitting)
             fitting = [other for other in fitting if longest <= len(parts) and len(_parts(other)) == longest] or fitting
@@ -153,7 +169,7 @@ class Places:
     def _by_stem(self) -> dict[str, list[str]]:
         stems = defaultdict(list)
         for name in self._known:
-            stems[posixpath.splitext(posixpath.basename(name))[0]].append(name)
+            stems[posixpath.splitext(posixpath.basename(name))[0].casefold()].append(name)
         return stems
 
 
@@ -191,11 +207,13 @@ def number(table: Table, row: Mapping[str, object], column: str) -> float | None
 def _table(name: str, read: Callable[[], Cells]) -> Table:
     try:
         columns, rows = read()
-    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+    except (OSError, ValueError, csv.Error, RecursionError) as error:  # pyarrow's errors are ValueErrors
         if isinstance(error, WordflockError):
             raise
         raise _unreadable(name, str(error)) from error
     lower = tuple(column.strip().lower() for column in columns)
+    if twice := [column for column, count in Counter(lower).items() if column and count > 1]:
+        raise WordflockError(f"The table {name} has two columns {twice[0]}; rename one of them.")
     return Table(name, lower, tuple({str(key).strip().lower(): value for key, value in row.items()} for row in rows))
 
 
@@ -206,20 +224,25 @@ def _unreadable(name: str, reason: str) -> WordflockError:
 def _parse(name: str, text: str) -> Cells:
     if name.lower().endswith((".json", ".jsonl", ".ndjson")):
         return _parse_json(text)
+    if found := _SEPARATOR.match(text):  # a line that spreadsheets write for each other
+        text = text[found.end() :]
     header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = found[1] if found else max(",;\t", key=header.count)
     # Common Voice's sentences have lone quotation marks in them, and its tables quote nothing.
     lines = StringIO(text, newline="")
     if delimiter == "\t":
         reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     else:
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    rows = [{key: value for key, value in row.items() if key is not None} for row in reader]
+    rows = list(reader)
+    for number, row in enumerate(rows, 2):
+        if any(row.pop(None, None) or ()):
+            raise ValueError(f"row {number} has more cells than there are columns")
     return list(reader.fieldnames or ()), rows
 
 
 def _parse_json(text: str) -> Cells:
-    lines = [text] if text.lstrip().startswith("[") else filter(str.strip, text.splitlines())
+    lines = [text] if text.lstrip().startswith("[") else filter(str.strip, text.split("\n"))
     rows = [row for line in lines for row in _as_list(json.loads(line))]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("it holds something else than JSON objects")

@@ -32,7 +32,7 @@ def clean_label(raw: str, source: str) -> str:
     """A label in NFC, without blanks around it. Raises WordflockError for one that cannot be printed."""
     label = nfc(raw).strip()
     for character in label:
-        problem = _REFUSED.get(unicodedata.category(character))
+        problem = _REFUSED["Cs"] if character == "\ufffd" else _REFUSED.get(unicodedata.category(character))
         if problem and character not in _JOINERS:
             raise WordflockError(f"The label '{printable(raw)}' in {source} has {problem} in it; rename it.")
     return label

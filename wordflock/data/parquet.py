@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wordflock.data.archives import Members
+from wordflock.data.bounds import check_count, check_expansion
 from wordflock.errors import WordflockError
 
 _AUDIO = "audio"  # what the column of recordings is called
@@ -29,12 +30,21 @@ class ParquetArchive:
         found = Members()
         if not _has_audio(self._file):
             return found
+        about = self._file.metadata
+        check_count(about.num_rows, self._path)
+        sizes = (about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+        check_expansion(sum(sizes), self._path)
         row = 0
         for batch in self._file.iter_batches(_BATCH, columns=[_AUDIO]):
             for audio in batch.column(0).to_pylist():
                 row += 1
                 if audio and audio["bytes"]:
                     found.files.append((member_name(row, audio.get("path") or ""), row, len(audio["bytes"])))
+        if row and not found.files:
+            raise WordflockError(
+                f"{self._path} names its recordings and does not hold them; save it with the audio embedded, or give "
+                "the recordings' folder with this file as --table."
+            )
         return found
 
     def read(self, offset: int, size: int) -> bytes:
@@ -88,8 +98,8 @@ def read_rows(path: str | Path) -> tuple[list[str], list[dict[str, Any]]]:
         rows: list[dict[str, Any]] = file.read(columns).to_pylist()
         for column, classes in _class_labels(file.schema_arrow.metadata or {}).items():
             for row in rows:
-                if isinstance(number := row.get(column), int) and 0 <= number < len(classes):
-                    row[column] = classes[number]
+                if isinstance(number := row.get(column), int):  # -1 is for clips that nobody labelled
+                    row[column] = classes[number] if 0 <= number < len(classes) else None
         if audio:
             recordings = file.read([f"{_AUDIO}.path"]).column(0).to_pylist()
             for number, (row, recording) in enumerate(zip(rows, recordings, strict=True), 1):

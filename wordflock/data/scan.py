@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import sqlite3
@@ -20,13 +19,14 @@ from wordflock.audio.reading import Decoder
 from wordflock.data.bounds import MAX_LIST, MAX_RECORDING
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.listing import Entry, Listing, Reader, list_files
+from wordflock.data.manifests import encoding_of
 from wordflock.data.names import printable
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.progress import progress
 
 MIN_SECONDS = 0.1  # seconds; less cannot hold a word
 
-_VERSION = 3  # of the tables below and of what counts as a fault; another one rebuilds the database
+_VERSION = 4  # of the tables below and of what counts as a fault; another one rebuilds the database
 _TABLES = """
 DROP TABLE IF EXISTS archives; DROP TABLE IF EXISTS files;
 CREATE TABLE archives (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, root TEXT, entries TEXT, faults TEXT);
@@ -277,6 +277,5 @@ def _look(entry: Entry, data: bytes | None) -> _Look:
 
 
 def _text(data: bytes) -> str:
-    """A text file's contents; spreadsheets write UTF-16, and a byte order mark in front of UTF-8."""
-    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if is_utf_16 else "utf-8-sig", "replace")
+    """A text file's contents; what cannot be decoded becomes U+FFFD, which no label may have."""
+    return data.decode(encoding_of(data), "replace")

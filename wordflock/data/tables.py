@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from wordflock.data.files import Files
 from wordflock.data.manifests import WORD, Row, Rows, Table, open_table, rows_of, split_of_path
@@ -19,9 +20,18 @@ def tables_with(*columns: str) -> Callable[[Files], bool]:
     return lambda files: bool(_with(files, columns))
 
 
-def read_with(*columns: str) -> Callable[[Files], Rows]:
-    """The function that reads all tables with these columns."""
-    return lambda files: read_tables(files, _with(files, columns))
+def is_nemo(files: Files) -> bool:
+    """Whether a manifest names labels."""
+    return bool(_manifests(files))
+
+
+def read_nemo(files: Files) -> Rows:
+    """Manifests of `audio_filepath` and a label."""
+    return read_tables(files, _manifests(files))
+
+
+def _manifests(files: Files) -> list[Table]:
+    return [table for table in _with(files, ("audio_filepath",)) if table.has(WORD)]
 
 
 def _with(files: Files, columns: Iterable[str]) -> list[Table]:
@@ -38,7 +48,13 @@ def read_common_voice(files: Files) -> Rows:
     """`train.tsv`, `dev.tsv` and `test.tsv`, or, where they are missing, `validated.tsv`."""
     tables = _with(files, ("path", "sentence"))
     named = [table for table in tables if split_of_path(table.name)]
-    return read_tables(files, named or [table for table in tables if posixpath.basename(table.name) == "validated.tsv"])
+    named = named or [table for table in tables if posixpath.basename(table.name) == "validated.tsv"]
+    if not named:
+        raise WordflockError(
+            f"{files.source} has {tables[0].name} and no train.tsv, dev.tsv, test.tsv or validated.tsv; rename the one "
+            "to use."
+        )
+    return read_tables(files, named)
 
 
 def is_audio_folder(files: Files) -> bool:
@@ -71,8 +87,8 @@ def read_parquets(files: Files) -> Rows:
     return read_tables(files, tables)
 
 
-def read_tables(files: Files, tables: Iterable[Table]) -> Rows:
-    """The rows of tables; what they leave open of the split, their own names and folders tell.
+def read_tables(files: Files, tables: Sequence[Table]) -> Rows:
+    """The rows of tables; what they leave open of the split, their own names and folders or those of recordings tell.
 
     Warns of files that are not there. Raises WordflockError for two rows about one stretch of a recording, unless two
     tables say the same.
@@ -82,10 +98,14 @@ def read_tables(files: Files, tables: Iterable[Table]) -> Rows:
     for table in tables:
         before = {name: list(those) for name, those in rows.items()}
         for named, name, row in rows_of(table, files.places, split=split_of_path(table.name)):
+            if not row.split:  # a table above all splits
+                row = replace(row, split=split_of_path(f"{files.root}/{posixpath.dirname(name)}/"))
             if not name:
                 missing.append(named)
             elif row not in before.get(name, ()):
                 add_row(rows.setdefault(name, []), row, name, table.name)
+    if not rows and not missing:
+        raise WordflockError(f"{', '.join(table.name for table in tables)} of {files.source} has no rows; fill it.")
     warn_of_missing(files.source, missing)
     return {name: tuple(those) for name, those in rows.items()}
 
@@ -103,9 +123,9 @@ def read_kaldi(files: Files) -> Rows:
         recordings, words, speakers, segments = (_pairs(files, posixpath.join(folder, name)) for name in KALDI)
         split = split_of_path(posixpath.join(folder, "text"))
         for utterance, word in words.items():
-            recording, *times = segments.get(utterance, utterance).split()
-            path = recordings.get(recording, "")
-            if path.endswith("|"):
+            recording, start, seconds = _segment(segments.get(utterance, ""), utterance, folder)
+            path = recordings.get(recording, "").strip()
+            if path.startswith("|") or path.endswith("|"):
                 raise WordflockError(
                     f"{posixpath.join(folder, 'wav.scp')} has a command for {recording}; Wordflock runs none, so name "
                     "audio files."
@@ -114,12 +134,28 @@ def read_kaldi(files: Files) -> Rows:
             if not name:
                 missing.append(path or recording)
                 continue
-            start, end = (float(time) for time in times) if len(times) == 2 else (None, None)
-            seconds = None if start is None or end is None else end - start
             row = Row(word.strip().lower(), speakers.get(utterance, ""), split, start, seconds)
             add_row(rows.setdefault(name, []), row, name, "text")
     warn_of_missing(files.source, missing)
     return {name: tuple(those) for name, those in rows.items()}
+
+
+def _segment(line: str, utterance: str, folder: str) -> tuple[str, float | None, float | None]:
+    """The recording of an utterance, and where in it the utterance begins and how long it lasts; the whole one without
+    a line. Raises WordflockError for a line that is not `recording start end`."""
+    if not line:
+        return utterance, None, None
+    try:
+        recording, start, end = line.split()
+        begin, length = float(start), float(end) - float(start)
+    except ValueError:
+        begin = length = -1.0
+    if not (begin >= 0 and 0 < length < 1e6):
+        raise WordflockError(
+            f"{posixpath.join(folder, 'segments')} has {printable(line)!r} for {printable(utterance)}; give a "
+            "recording, its start and its end in seconds."
+        )
+    return recording, begin, length
 
 
 def _kaldi_folders(files: Files) -> list[str]:
@@ -129,8 +165,14 @@ def _kaldi_folders(files: Files) -> list[str]:
 
 def _pairs(files: Files, name: str) -> dict[str, str]:
     """The lines `key rest` of a file of Kaldi, which may be missing."""
-    lines = (line.split(maxsplit=1) for line in files.texts.get(name, "").splitlines())
-    return {line[0]: line[1] if len(line) > 1 else "" for line in lines if line}
+    pairs: dict[str, str] = {}
+    for line in files.texts.get(name, "").splitlines():
+        key, *rest = line.split(maxsplit=1) or [""]
+        if key in pairs:
+            raise WordflockError(f"{name} has two lines for {printable(key)}; keep one of them.")
+        if key:
+            pairs[key] = rest[0] if rest else ""
+    return pairs
 
 
 def add_row(rows: list[Row], row: Row, name: str, table: str) -> None:
