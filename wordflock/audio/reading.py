@@ -81,6 +81,7 @@ class Decoder:
         self._silent = silent_libraries if is_mpeg else nullcontext[None]
         self._file = whole(file)
         self.seconds = 0.0  # decoded
+        self.rate = 0  # Hz, of the file
         self._powers = np.zeros(1)  # of each channel, and of their mean
         self._mean_power = 0.0
 
@@ -101,7 +102,7 @@ class Decoder:
             if sound.format not in _FORMATS:
                 raise unreadable(self._head)
             self._powers = np.zeros(sound.channels)
-            self._mean_power, self.seconds = 0.0, 0.0
+            self._mean_power, self.seconds, self.rate = 0.0, 0.0, int(sound.samplerate)
             if sound.samplerate == SAMPLE_RATE:
                 yield from self._decoded(sound, channel)
             else:

@@ -57,14 +57,11 @@ def _read(clips: Sequence[Clip], batch: Sequence[int], reader: Reader) -> Iterat
 
 
 def _quality(clip: Clip, data: bytes) -> Quality:
-    import soundfile
-
     try:
         decoder = Decoder(BytesIO(data))
         samples = np.concatenate(list(decoder.blocks()))
-        rate = int(soundfile.info(BytesIO(data)).samplerate)
         cancelling = decoder.loudest_of_cancelling()
-    except (AudioFault, soundfile.SoundFileError):
+    except AudioFault:
         return Quality(clip, unreadable=True)
     if clip.start is not None:
         first = round(clip.start * SAMPLE_RATE)
@@ -73,7 +70,7 @@ def _quality(clip: Clip, data: bytes) -> Quality:
     silent = not len(loud) or float(loud.max()) < SILENT
     return Quality(
         clip,
-        rate,
+        decoder.rate,
         silent=silent and cancelling is None,
         quiet=not silent and loudest_level(samples) < QUIET,
         clipped=bool(len(loud)) and float((loud >= FULL_SCALE).mean()) >= CLIPPED,
