@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,15 @@ def test_the_command_measures_and_writes_a_card(
     assert str(tmp_path / "out" / "model.onnx") in capsys.readouterr().out
     labels = load_checkpoint(tmp_path / "runs" / "r" / "best.safetensors").labels
     assert (tmp_path / "out" / "labels.txt").read_text().split() == labels
+
+
+def test_a_head_that_was_trained_on_all_clips_is_measured_on_those(
+    encoder: str, tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    for word in ("yes", "no"):
+        for number in range(12):
+            write_audio(tmp_path / "words" / word / f"{word}{number}.wav")
+    settings = TrainSettings(data=str(tmp_path / "words"), cache=str(tmp_path / "cache"), task="stream")
+    trained = checkpoint(encoder, "linear")
+    clips, labels, split = exporting._clips(trained, settings)
+    assert split == "train" and clips.shape == (24, round(trained.spec.window * 16_000)) and len(labels) == 24
