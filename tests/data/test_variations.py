@@ -218,6 +218,7 @@ TABLES: dict[str, tuple[str, dict[str, str | bytes], str]] = {
         "metadata.csv cannot be read",
     ),
     "two columns of one name": (AB, {"metadata_DOT_csv": "file_name,label,Label\na.wav,yes,1\n"}, "two columns label"),
+    "JSON of something else": ("yes/a.wav no/b.wav", {"metadata_DOT_json": '{\n  "name": "mine"\n}\n'}, "no// yes//"),
     "JSON without end": ("yes/a.wav no/b.wav", {"x_DOT_json": "[" * 100_000}, "no// yes//"),
     "a table that climbs": (
         AB,

@@ -42,10 +42,11 @@ class Files:
                 try:
                     table = parse_table(name, text)
                 except WordflockError as error:
+                    if name.lower().endswith(".json"):  # which other things are in as well
+                        continue
                     if posixpath.basename(name).startswith("metadata."):  # which says what is in recordings
                         raise
-                    if not name.lower().endswith(".json"):  # of which there are many others
-                        warnings.warn(f"{error.args[0][:-1]}; it is passed over.", WordflockWarning, stacklevel=2)
+                    warnings.warn(f"{error.args[0][:-1]}; it is passed over.", WordflockWarning, stacklevel=2)
                     continue
                 if table.has(FILE):
                     found.append(table)
