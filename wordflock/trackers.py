@@ -79,7 +79,7 @@ class MLflow:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it tells of the tables that it makes
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails is said by us, in one sentence
         database = folder.resolve().parent / "mlflow.db"
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
         if address.endswith(str(database)):
