@@ -1,104 +1,50 @@
-"""What one hostile client of ten does to ten rounds on real data: `python -m benchmarks.hostile DATA [KEYWORDS]`.
+"""What one hostile client of ten does to ten rounds on real data: `python -m benchmarks.hostile DATA --cache FOLDER`.
 
-Prints the norms of honest updates and their clips against the round's median, then test accuracy under each attack.
+Prints test accuracy under each attack of `benchmarks/attacks.py` beside that without one.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
-from collections.abc import Callable
-from typing import Any
+from argparse import ArgumentParser
+from contextlib import nullcontext
 
-import numpy as np
-from flwr.app import Context, Message
-
-from wordflock.federation import client_app, rounds
-from wordflock.federation.messages import content, metric, weights_of
-from wordflock.federation.robust import BoundedMean, Update, lower_median
+from benchmarks.attacks import ATTACKS, Attack, hostile
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 
-Weights = dict[str, np.ndarray[Any, Any]]
-Attack = Callable[[Weights, Weights], Weights]
+KEYWORDS = "yes,no,up,down,left,right,stop,go"
 
 
-def _negated(sent: Weights, trained: Weights) -> Weights:
-    step = {name: sent[name] - trained[name] for name in sent}
-    norm, own = (np.sqrt(sum(float((a**2).sum()) for a in arrays.values())) for arrays in (step, sent))
-    return {name: sent[name] + step[name] * np.float32(9.9 * (1 + own) / norm) for name in sent}
-
-
-def _scaled(sent: Weights, trained: Weights) -> Weights:
-    return {name: sent[name] + 5 * (trained[name] - sent[name]) for name in sent}
-
-
-def _random(sent: Weights, trained: Weights) -> Weights:
-    generator = np.random.default_rng(0)
-    return {name: a + generator.normal(0, 0.05, a.shape).astype(np.float32) for name, a in sent.items()}
-
-
-def _bias(sent: Weights, trained: Weights) -> Weights:
-    push = np.eye(1, len(trained["output.bias"]), dtype=np.float32)[0] * 20
-    return {**trained, "output.bias": trained["output.bias"] + push}
-
-
-def _rotated(sent: Weights, trained: Weights) -> Weights:
-    return {**trained, **{key: np.roll(trained[key], 1, axis=0) for key in ("output.weight", "output.bias")}}
-
-
-ATTACKS: dict[str, Attack] = {
-    "none": lambda sent, trained: trained,
-    "negated": _negated,
-    "scaled": _scaled,
-    "random": _random,
-    "bias": _bias,
-    "rotated": _rotated,
-}
-
-
-def main(data: str, keywords: str = "yes,no,up,down,left,right,stop,go") -> None:
-    """Run all attacks; every tenth client is hostile."""
-    honest = client_app.app._registered_funcs["train.default"]
-    ratios: list[tuple[float, float]] = []
-
-    class Watched(BoundedMean):
-        """Remembers how far updates and clips are above the median."""
-
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.seen: list[Update] = []
-
-        def add(self, update: Update) -> None:
-            super().add(update)
-            self.seen.append(update)
-            if len(self.seen) == 10:
-                norms, clips = [u.norm for u in self.seen], [float(u.client.clips) for u in self.seen]
-                ratios.append((max(norms) / lower_median(norms), max(clips) / lower_median(clips)))
-
-    setattr(rounds, "BoundedMean", Watched)  # noqa: B010
-    for name, attack in ATTACKS.items():
-
-        def train(message: Message, context: Context, attack: Attack = attack) -> Message:
-            reply = honest(message, context)
-            if int(metric(reply, "client")) % 10 == 0:
-                numbers = {key.replace("-", "_"): metric(reply, key) for key in reply.content["metrics"]}
-                sent, trained = ({n: a.copy() for n, a in weights_of(m).items()} for m in (message, reply))
-                reply.content = content(attack(sent, trained), **numbers)
-            return reply
-
-        client_app.app._registered_funcs["train.default"] = train
-        with tempfile.TemporaryDirectory() as folder:
-            run = simulate(
-                FederationSettings(data=data, keywords=keywords, clients=10, runs=folder, last_layer="averaged")
-            )
+def main() -> None:
+    """Run the attacks; every tenth client is hostile."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--cache", default="")
+    parser.add_argument("--keywords", default=KEYWORDS)
+    parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--strategy", default="fedavg")
+    parser.add_argument("--last-layer", default="closed-form")
+    parser.add_argument("--times", type=int, default=1, help="clips that the hostile client claims for each it has")
+    parser.add_argument("--attacks", nargs="*", default=["none", *(attack.name for attack in ATTACKS)])
+    options = parser.parse_args()
+    settings = {name: getattr(options, name) for name in ("data", "cache", "keywords", "clients", "strategy")}
+    by_name: dict[str, Attack] = {attack.name: attack for attack in ATTACKS}
+    for name in options.attacks:
+        attack = hostile(by_name[name], _every_tenth, options.times) if name in by_name else nullcontext()
+        with tempfile.TemporaryDirectory() as runs, attack:
+            run = simulate(FederationSettings(**settings, last_layer=options.last_layer, runs=runs))
             metrics = json.loads((run / "metrics.json").read_text())
-        print(f"{name:8} {metrics['test']['accuracy']:.4f}, refused {metrics['refused']}", flush=True)
-        if name == "none":
-            print(f"honest updates: at most {max(r[0] for r in ratios):.2f} times the median norm,", end=" ")
-            print(f"{max(r[1] for r in ratios):.2f} times the median clips")
+        kept = {True: ", last layer solved", False: ", last layer averaged"}.get(
+            metrics.get("last_layer", {}).get("kept")
+        )
+        print(f"{name:14} {metrics['test']['accuracy']:.4f}, refused {metrics['refused']}{kept or ''}", flush=True)
+
+
+def _every_tenth(client: int) -> bool:
+    return client % 10 == 3
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -80,3 +80,11 @@ def test_a_run_is_over_when_the_server_knows_that_it_was_heard(capsys: pytest.Ca
         heard.append(story.is_over)
     assert heard == [False, False, False, True]
     assert capsys.readouterr().out == "training\nno more rounds come\n"
+
+
+def test_a_client_is_told_why_it_is_turned_away(capsys: pytest.CaptureFixture[str]) -> None:
+    story = SuperNodeLog("server:8000")
+    for line in (f"{INFO}Receiving: query.turned_away message (ID: f00)", "TURNED AWAY: the number 0 is another's"):
+        story.tell(line)
+    assert story.unwanted == "the number 0 is another's"
+    assert capsys.readouterr().out == "server:8000 takes nothing from this client: the number 0 is another's\n"

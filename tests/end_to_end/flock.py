@@ -12,14 +12,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 WORDS = {"low": 300.0, "mid": 700.0, "high": 1500.0, "top": 3000.0}  # Hz
+TASK = ["--no-silence", "--no-unknown", "--keywords", ",".join(WORDS)]
 COMMAND = [sys.executable, "-c", "from wordflock.cli import main; main()"]
 
 
@@ -225,3 +228,67 @@ class Proxy:
                     if not data:
                         return
                     (server if source is client else client).sendall(data)
+
+
+@dataclass
+class Three:
+    """Three clients, which find every server that comes."""
+
+    folder: Path
+    port: int
+    features: list[object]
+    data: list[object]
+    holdout: float
+    stack: ExitStack  # of what has to end with them
+    standing: bool = False
+
+    @property
+    def shared(self) -> list[object]:
+        """The options of a server, of a simulation and of clients that share the data set."""
+        return [*self.data, *self.features, *TASK]
+
+    def run(self, name: str) -> Path:
+        """A run's folder."""
+        return self.folder / "runs" / name
+
+    def server(self, name: str, *options: object, data: bool = True) -> Started:
+        """A server of theirs, with the data set or without, or the run of that name on the one that is there."""
+        at = ["--listen", f"127.0.0.1:{self.port}", "--runs", self.folder / "runs", "--name", name, "--min-clients", 3]
+        shared = self.shared if data else [*self.features, *TASK]
+        return Started(self.folder, name, "server", *at, "--holdout", self.holdout, *shared, *options)
+
+    def play(self, name: str, *options: object, data: bool = True) -> str:
+        """A run to its end; returns what was said. The first one's server keeps running."""
+        if self.standing:
+            with self.server(name, *options, data=data) as server:
+                assert server.wait() == 0, server.output
+        else:
+            server = self.stack.enter_context(self.server(name, "--keep-running", *options, data=data))
+            self.standing = True
+            server.wait_for("the run is done; staying for the next one")
+        return server.output
+
+    def client(self, name: str, *options: object, **how: Any) -> Started:
+        """A client that ends with them."""
+        where = ["--server", f"127.0.0.1:{self.port}", "--holdout", self.holdout]
+        return self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
+
+    def member(self, cid: int) -> Started:
+        """One of the three."""
+        return self.client(f"client-{cid}", "--cid", cid, *self.shared, "--reconnect-timeout", 0)
+
+
+@contextmanager
+def three_clients(folder: Path, *features: object, holdout: float = 0.0) -> Iterator[Three]:
+    """Three clients that share a data set of four words by 24 speakers; they are ready when the block begins."""
+    data = tones(folder / "data", [f"{number:08x}" for number in range(24)], takes=1)
+    encoder = random_encoder(folder / "encoder.safetensors")
+    usual: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4]
+    shared: list[object] = ["--data", data, "--clients", 3]
+    with ExitStack() as stack:
+        three = Three(folder, free_port(), [*usual, *features], shared, holdout, stack)
+        clients = [three.member(cid) for cid in range(3)]
+        for client in clients:
+            client.wait_for("clips ready")
+        yield three
+        stop_all(clients)

@@ -10,21 +10,17 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from flock import Started, free_port, random_encoder, stop_all, tones, wait_until
+from flock import Started, Three, three_clients, tones, wait_until
 
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.head.closed_form import StatisticsFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
-TASK = ["--no-silence", "--no-unknown", "--keywords", "low,mid,high,top"]
 ROUNDS = ["--strategy", "fedavg", "--local-epochs", 1, "--batch-size", 8, "--clients-per-round", 3]
 KINDS = {
     "closed-form": ["--strategy", "closed-form", "--head", "attentive", "--min-clips", 4],
@@ -32,61 +28,17 @@ KINDS = {
 }
 
 
-@dataclass
-class Three:
-    """Three clients, which find every server that comes."""
-
-    folder: Path
-    port: int
-    features: list[object]
-    shared: list[object]
-    stack: ExitStack  # of what has to end with them
-    standing: bool = False
-
-    def run(self, name: str) -> Path:
-        """A run's folder."""
-        return self.folder / "runs" / name
-
-    def server(self, name: str, *options: object) -> Started:
-        """A server of theirs, or the run of that name on the one that is there."""
-        at = ["--listen", f"127.0.0.1:{self.port}", "--runs", self.folder / "runs", "--name", name]
-        return Started(self.folder, name, "server", *at, "--min-clients", 3, "--holdout", 0, *self.shared, *options)
-
-    def play(self, name: str, *options: object) -> str:
-        """A run to its end; returns what was said. The first one's server keeps running."""
-        if self.standing:
-            with self.server(name, *options) as server:
-                assert server.wait() == 0, server.output
-        else:
-            server, self.standing = self.stack.enter_context(self.server(name, "--keep-running", *options)), True
-            server.wait_for("the run is done; staying for the next one")
-        return server.output
-
-    def exact(self) -> Path:
-        """The run of secure sums that others begin with, or are compared with."""
-        if not self.run("closed-form").exists():
-            self.play("closed-form", "--secure-aggregation", *KINDS["closed-form"])
-        return self.run("closed-form")
-
-    def client(self, name: str, *options: object, **how: Any) -> Started:
-        """A client that ends with them."""
-        where = ["--server", f"127.0.0.1:{self.port}", "--holdout", 0]
-        return self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
-
-
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    folder = tmp_path_factory.mktemp("private")
-    data = tones(folder / "data", [f"{number:08x}" for number in range(24)], takes=1)
-    encoder = random_encoder(folder / "encoder.safetensors")
-    features: list[object] = ["--cache", folder / "cache", "--encoder", encoder, "--window", 0.4, "--layer", "last"]
-    with ExitStack() as stack:
-        three = Three(folder, free_port(), features, ["--data", data, "--clients", 3, *features, *TASK], stack)
-        clients = [three.client(f"client-{cid}", "--cid", cid, *three.shared) for cid in range(3)]
-        for client in clients:
-            client.wait_for("clips ready")
+    with three_clients(tmp_path_factory.mktemp("private"), "--layer", "last") as three:
         yield three
-        stop_all(clients)
+
+
+def exact(three: Three) -> Path:
+    """The run of secure sums that others begin with, or are compared with."""
+    if not three.run("closed-form").exists():
+        three.play("closed-form", "--secure-aggregation", *KINDS["closed-form"])
+    return three.run("closed-form")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -108,7 +60,7 @@ def test_secure_sums_give_the_plain_simulation_s_head(three: Three, name: str) -
 
 def test_clients_join_a_run_that_is_over_and_leave_it_again(three: Three) -> None:
     """Only the total is kept, and not even that of any one client is ever seen."""
-    flatten = [*KINDS["closed-form"], "--secure-aggregation", "--add-to", three.exact()]
+    flatten = [*KINDS["closed-form"], "--secure-aggregation", "--add-to", exact(three)]
     left = [*KINDS["closed-form"], "--secure-aggregation", "--take-from", three.run("joined")]
     for name, options in (("joined", flatten), ("left", left)):
         three.play(name, *options)
@@ -157,7 +109,7 @@ if os.environ.get("WORDFLOCK_APP") == "clientapp":
 def test_a_lie_ends_a_secure_run_and_a_client_killed_before_its_masked_numbers_is_not_in_the_total(
     three: Three,
 ) -> None:
-    exact = three.exact()
+    plain = exact(three)
     own, site = tones(three.folder / "own", ["0000beef"], takes=3, seed=1), three.folder / "site"
     lies, stays = three.folder / "lies", three.folder / "stays"
     lies.touch()
@@ -179,7 +131,7 @@ def test_a_lie_ends_a_secure_run_and_a_client_killed_before_its_masked_numbers_i
     costs = json.loads((three.run("dropped") / "metrics.json").read_text())["clients"]
     assert [cost["client"] for cost in costs] == [0, 1, 2]
     # Its neighbours' masks for it came off: the total is that of the three alone.
-    ours, theirs = (StatisticsFolder(run / "statistics").read() for run in (three.run("dropped"), exact))
+    ours, theirs = (StatisticsFolder(run / "statistics").read() for run in (three.run("dropped"), plain))
     np.testing.assert_array_equal(ours[1].counts, theirs[1].counts)
     for name, array in theirs[0].packed().items():
         np.testing.assert_allclose(ours[0].packed()[name], array, atol=1e-6)

@@ -11,7 +11,7 @@ from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.in_process import InProcessGrid
 from wordflock.federation.messages import metric
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import averaged_round, closed_form_result
+from wordflock.federation.rounds import Round, averaged_round, closed_form_result
 from wordflock.federation.strategy import make_strategy
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
@@ -46,7 +46,7 @@ def played(play, folder, **options):
     if settings.strategy == "closed-form":
         outcome = closed_form_result(grid, roster, settings, head, folder)
     else:
-        outcome = averaged_round(grid, roster, settings, make_strategy(settings), 1, get_weights(head))
+        outcome = averaged_round(Round(grid, roster, settings, make_strategy(settings), 1, get_weights(head), folder))
     grid.close()
     return outcome, grid.seen
 
@@ -82,7 +82,8 @@ def test_a_secure_sum_s_answers_have_no_numbers_but_masked_ones_and_what_they_co
     """No loss, no counts: what an answer cost hangs on the number of clips, which the client has told before."""
     for message, reply in played(play, tmp_path, **ROUNDS, **SECURE)[1]:
         masked = message.metadata.message_type == "train.masked"
-        assert set(reply.content) == {"metrics", "arrays" if masked else "secure"}
+        assert set(reply.content) == {"metrics", "secure", *["arrays"] * masked}
+        assert not masked or dict(reply.content["secure"]) == {"unreadable": []}
         assert set(reply.content["metrics"]) == {"seconds", "peak-memory"}
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import FIELDS, PACKED, content, metric, secret_of, secrets_of, to_record, weights_of
 from wordflock.federation.packing import pack
+from wordflock.federation.robust import update_reader
 from wordflock.federation.roster import Client
-from wordflock.federation.rounds import update_reader
 from wordflock.federation.wire import DTYPES, MalformedMessage, decode, encode
 
 MUTATIONS = 5000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from wordflock.federation import client_app
-from wordflock.federation.messages import content, metric, weights_of
+from benchmarks.attacks import ATTACKS, Attack, Weights, hostile
 from wordflock.federation.robust import BoundedMean, Update, collapsed, lower_median, trimmed_mean
 from wordflock.federation.roster import Client
 from wordflock.federation.simulation import simulate
@@ -18,50 +18,12 @@ from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
 
 HOSTILE, CLIENTS = 3, 10
-Weights = dict[str, np.ndarray]
+NEGATED = ATTACKS[0]
 
 
-def negated(sent: Weights, trained: Weights) -> Weights:
-    """At the largest norm that was allowed."""
-    step = {name: sent[name] - trained[name] for name in sent}
-    norm, own = (np.sqrt(sum(float((a**2).sum()) for a in arrays.values())) for arrays in (step, sent))
-    return {name: sent[name] + step[name] * np.float32(9.9 * (1 + own) / norm) for name in sent}
-
-
-def scaled(sent: Weights, trained: Weights) -> Weights:
-    return {name: sent[name] + 10 * (trained[name] - sent[name]) for name in sent}
-
-
-def random(sent: Weights, trained: Weights) -> Weights:
-    generator = np.random.default_rng(0)
-    return {name: a + generator.normal(0, 0.1, a.shape).astype(np.float32) for name, a in sent.items()}
-
-
-def bias_pushed(sent: Weights, trained: Weights) -> Weights:
-    push = np.eye(1, len(trained["output.bias"]), dtype=np.float32)[0] * 20
-    return {**trained, "output.bias": trained["output.bias"] + push}
-
-
-def labels_rotated(sent: Weights, trained: Weights) -> Weights:
-    return {**trained, **{key: np.roll(trained[key], 1, axis=0) for key in ("output.weight", "output.bias")}}
-
-
-ATTACKS = [negated, scaled, random, bias_pushed, labels_rotated]
-
-
-def attack(monkeypatch: pytest.MonkeyPatch, how: Callable[[Weights, Weights], Weights] | None, **claims: float) -> None:
-    """Has the hostile client change what it trained, and say other numbers about it."""
-    honest = client_app.app._registered_funcs["train.default"]
-
-    def train(message, context):
-        reply = honest(message, context)
-        if metric(reply, "client") == HOSTILE:
-            numbers = {key.replace("-", "_"): reply.content["metrics"][key] for key in reply.content["metrics"]}
-            sent, trained = ({n: a.copy() for n, a in weights_of(m).items()} for m in (message, reply))
-            reply.content = content(how(sent, trained) if how else trained, **{**numbers, **claims})
-        return reply
-
-    monkeypatch.setitem(client_app.app._registered_funcs, "train.default", train)
+def one_hostile(attack: Attack | None, times: int = 1, **claims: float) -> AbstractContextManager[None]:
+    """In the block, one client lies."""
+    return hostile(attack, lambda client: client == HOSTILE, times, **claims)
 
 
 def rounds(tmp_path, name: str, **options):
@@ -78,23 +40,37 @@ def rounds(tmp_path, name: str, **options):
     return folder, json.loads((folder / "metrics.json").read_text())["test"]["accuracy"], lines
 
 
-@pytest.mark.parametrize("how", ATTACKS)
-def test_ten_rounds_end_within_three_points_of_those_without_it(tmp_path, play, monkeypatch, how):
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_ten_rounds_end_within_three_points_of_those_without_it(tmp_path, play, attack):
     play([24] * CLIENTS, noise=0.5)
-    _, honest, _ = rounds(tmp_path, "honest", learning_rate=1e-2, local_epochs=5)
-    attack(monkeypatch, how)
-    _, attacked, _ = rounds(tmp_path, "attacked", learning_rate=1e-2, local_epochs=5)
+    usual = {"learning_rate": 1e-2, "local_epochs": 5}
+    _, honest, _ = rounds(tmp_path, "honest", **usual)
+    with one_hostile(attack):
+        _, attacked, _ = rounds(tmp_path, "attacked", **usual)
     assert attacked > honest - 0.03
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_a_lie_about_the_last_layer_costs_at_most_three_points(tmp_path, play, attack, times):
+    """However many clips it claims. The rounds are one short one, so that the last layer is what counts."""
+    play([40] * CLIENTS, noise=1.0)
+    usual = {"last_layer": "closed-form", "rounds": 1, "local_epochs": 1, "learning_rate": 1e-5}
+    _, honest, _ = rounds(tmp_path, "honest", **usual)
+    with one_hostile(attack, times):
+        folder, attacked, _ = rounds(tmp_path, "attacked", **usual)
+    assert attacked > honest - 0.03
+    assert json.loads((folder / "metrics.json").read_text())["last_layer"]["kept"]
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("num_examples", 1e300), ("num_examples", 10**9), ("num_examples", -1), ("loss", -1e308), ("loss", float("nan"))],
 )
-def test_a_number_out_of_its_range_is_refused_by_name(tmp_path, play, monkeypatch, name, value):
+def test_a_number_out_of_its_range_is_refused_by_name(tmp_path, play, name, value):
     play([24] * CLIENTS)
-    attack(monkeypatch, None, **{name: value})
-    folder, _, lines = rounds(tmp_path, "run", rounds=1)
+    with one_hostile(None, **{name: value}):
+        folder, _, lines = rounds(tmp_path, "run", rounds=1)
     assert HOSTILE not in lines[0]["clients"] and f"client {HOSTILE} " in lines[0]["refused"][0]
     assert all(np.isfinite(array).all() for array in load_checkpoint(folder / "best.safetensors").weights.values())
 
@@ -106,11 +82,11 @@ def test_a_mean_that_collapses_is_made_again_without_its_cause(tmp_path, play, m
 
     def late(sent: Weights, trained: Weights) -> Weights:
         calls[0] += 1
-        return negated(sent, trained) if calls[0] > 4 else trained
+        return NEGATED.head(sent, trained) if calls[0] > 4 else trained
 
     monkeypatch.setattr("wordflock.federation.robust.MAX_UPDATE", 1e9)
-    attack(monkeypatch, late)
-    _, accuracy, lines = rounds(tmp_path, "late", clients=5, rounds=6, local_epochs=4)
+    with one_hostile(replace(NEGATED, head=late)):
+        _, accuracy, lines = rounds(tmp_path, "late", clients=5, rounds=6, local_epochs=4)
     for line in lines[4:]:
         assert line["clients"] == [0, 1, 2, 4]
         assert f"client {HOSTILE} sent an update without which the mean is usable" in line["refused"][0]

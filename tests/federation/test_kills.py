@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from killing import killed_after, killed_at
 
+from wordflock.federation import private
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
@@ -92,3 +93,37 @@ def test_a_simulation_killed_again_and_again_is_resumed_to_the_same_bytes(tmp_pa
             kills += 1
         assert left(again(asked)) == whole
         shutil.rmtree(tmp_path / "killed")
+
+
+PRIVATE = {
+    "rounds": {"strategy": "fedavgm", "dp_unit": "client", "rounds": 2},
+    "closed form": {"strategy": "closed-form", "head": "normalized", "dp_dimensions": 6},
+}
+
+
+@pytest.mark.parametrize("kind", PRIVATE)
+def test_a_private_run_killed_at_a_file_operation_releases_nothing_twice(tmp_path, play, monkeypatch, kind):
+    play([24] * 4)
+    released, write = tmp_path / "released", private.save_tensors
+
+    def noting(path, *content):
+        write(path, *content)
+        with released.open("a") as file:
+            file.write(f"{path.name}\n")
+
+    monkeypatch.setattr(private, "save_tensors", noting)
+    asked = settings(tmp_path / "killed", **{"strategy": "", "dp_epsilon": 30.0, **PRIVATE[kind]})
+    expected, number = {"rounds": ["1-head", "2-head"], "closed form": ["1-centre", "1-statistics"]}[kind], 0
+    while killed_at(number, tmp_path / "killed", lambda: simulate(asked)):
+        folder, begun = tmp_path / "killed" / "run", released.exists()
+        if begun:
+            again(asked)
+            assert not list(folder.glob("released-2*"))
+            names = released.read_text().splitlines()
+            assert names == [f"released-{name}.safetensors" for name in expected], number
+            spent = json.loads((folder / "metrics.json").read_text())["privacy"]
+            assert spent["releases"] == 2 and spent["epsilon"] <= 30
+        shutil.rmtree(tmp_path / "killed")
+        released.unlink(missing_ok=True)
+        number += 1
+    assert number > 12

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -209,14 +210,82 @@ def test_a_valid_key_that_is_not_its_own():
     assert "a wrong key on as this client's own" in problems[0][1]
 
 
-def test_wrong_shares_are_noticed():
+def garbage(stage, number, reply, *, to):
+    """Client 1's letters to some neighbours cannot be read."""
+    if stage == "shares" and number == 1:
+        secure = reply.content["secure"]
+        letters = zip(secure["to"], secure["shares"], strict=True)
+        secure["shares"] = [b"garbage" if neighbour in to else letter for neighbour, letter in letters]
+
+
+@pytest.mark.parametrize("to", [{0}, {0, 4}])
+def test_letters_that_some_cannot_read_cost_nobody_anything(to):
+    vectors = vectors_of(7)
+    total, summed, problems = total_of(vectors, after=partial(garbage, to=to))
+    assert summed == list(range(7)) and not problems
+    np.testing.assert_allclose(total, vectors.sum(axis=0), rtol=0, atol=7 * STEP)
+
+
+@pytest.mark.parametrize("gone", [(), (1,)])
+def test_letters_that_nobody_can_read_cost_their_sender_only(gone):
+    vectors = vectors_of(5)
+    before = dropping("masked", *gone)
+    total, summed, problems = total_of(vectors, before=before, after=partial(garbage, to={0, 2, 3, 4}))
+    assert summed == [0, 2, 3, 4] and {number for number, _ in problems} == {1}
+    assert "sent shares of its secrets that 4 of its neighbours cannot read" in problems[-1][1]
+    np.testing.assert_allclose(total, vectors[summed].sum(axis=0), rtol=0, atol=5 * STEP)
+
+
+@pytest.mark.parametrize("letters", [b"", b"short", bytes(19), bytes(4000)])
+def test_a_letter_that_holds_anything_else(letters, monkeypatch):
+    """Encrypted well, so that only its content is wrong."""
+    honest = secure_client.share_keys_plaintext_concat
+    monkeypatch.setattr(
+        secure_client, "share_keys_plaintext_concat", lambda own, *rest: letters if own == 1 else honest(own, *rest)
+    )
+    vectors = vectors_of(5)
+    total, summed, _ = total_of(vectors)
+    assert summed == [0, 2, 3, 4]
+    np.testing.assert_allclose(total, vectors[summed].sum(axis=0), rtol=0, atol=5 * STEP)
+
+
+@pytest.mark.parametrize("gone", [(), (1,)])
+def test_shares_of_other_secrets_cost_their_sender_only(gone, monkeypatch):
+    honest = secure_client.share_keys_plaintext_concat
+
+    def other(own, neighbour, seed_share, key_share):
+        changed = (share[:4] + bytes(len(share) - 4) for share in (seed_share, key_share))
+        return honest(own, neighbour, *(changed if own == 1 else (seed_share, key_share)))
+
+    monkeypatch.setattr(secure_client, "share_keys_plaintext_concat", other)
+    vectors = vectors_of(5)
+    total, summed, problems = total_of(vectors, before=dropping("masked", *gone))
+    assert summed == [0, 2, 3, 4] and "do not fit" in problems[-1][1]
+    np.testing.assert_allclose(total, vectors[summed].sum(axis=0), rtol=0, atol=5 * STEP)
+
+
+def test_one_that_calls_all_letters_unreadable_removes_nobody():
+    def after(stage, number, reply):
+        if stage == "masked" and number == 3:
+            reply.content["secure"]["unreadable"] = [0, 1, 2, 4, 9]
+
+    vectors = vectors_of(5)
+    total, summed, problems = total_of(vectors, after=after)
+    assert summed == list(range(5)) and not problems
+    np.testing.assert_allclose(total, vectors.sum(axis=0), rtol=0, atol=5 * STEP)
+
+
+@pytest.mark.parametrize("gone", [(), (4,)])
+def test_wrong_shares_of_one_are_left_out(gone):
     def after(stage, number, reply):
         if stage == "unmask" and number == 0:
             shares = list(reply.content["secure"]["shares"])
             reply.content["secure"]["shares"] = [share[:-1] + bytes([share[-1] ^ 1]) for share in shares]
 
-    with pytest.raises(WordflockError, match="some client lied"):
-        total_of(vectors_of(5), after=after)
+    vectors = vectors_of(7)
+    total, summed, _ = total_of(vectors, before=dropping("masked", *gone), after=after)
+    assert summed == [number for number in range(7) if number not in gone]
+    np.testing.assert_allclose(total, vectors[summed].sum(axis=0), rtol=0, atol=7 * STEP)
 
 
 def answered(context, stage, **secure):

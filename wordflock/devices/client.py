@@ -92,6 +92,8 @@ def _serve_while_it_lasts(
             ended = node.poll() is not None or executor.poll() is not None
             for line in tail.lines():
                 story.tell(line)
+            if story.unwanted and settings.reconnect_timeout:  # else it waits for the next run, which may want it
+                raise WordflockError(f"The server {settings.server_address} turned this client away: {story.unwanted}.")
             if story.is_over and settings.reconnect_timeout:
                 return "", time.monotonic()
             if ended:
@@ -117,6 +119,7 @@ class SuperNodeLog:
 
     def __init__(self, server: str) -> None:
         self.connected, self.turned_away, self.refused, self.failure = False, False, "", ""
+        self.unwanted = ""  # why the server takes nothing from this client
         self.is_over = False  # the server has said so, and knows that this client heard it
         self.silent_since: float | None = None  # when the server last stopped to answer, on the monotonic clock
         self._server, self._round, self._failing, self._over = server, "", False, False
@@ -132,6 +135,8 @@ class SuperNodeLog:
             self._round = f"round {found[1]}: " if found else ""
         elif found := re.search(r"Receiving: ([\w.]+)", line):
             self._over = found[1] == OVER
+            if found[1] == UNWANTED:
+                return  # the next line says why
             report(f"{self._round}{WORK.get(found[1], found[1])}")
         # The SuperNode's, not the SuperExec's: that one waits for the SuperNode, which takes its time on a small board.
         elif re.match("WARNING.*retrying in", line) and self.silent_since is None:
@@ -144,6 +149,9 @@ class SuperNodeLog:
             self.is_over = self._over
         elif line.startswith("REFUSED: "):
             self.refused = line.removeprefix("REFUSED: ")
+        elif line.startswith("TURNED AWAY: "):
+            self.unwanted = line.removeprefix("TURNED AWAY: ")
+            report(f"{self._server} takes nothing from this client: {self.unwanted}")
         elif "raised an exception" in line:
             report(f"{self._round}failed; see the log of this client")
         elif "Failed to initialize the connection" in line:
@@ -153,7 +161,7 @@ class SuperNodeLog:
             self.turned_away = bool(re.search(NOT_LET_IN, line))
 
 
-OVER = "query.over"
+OVER, UNWANTED = "query.over", "query.turned_away"
 WORK = {
     OVER: "no more rounds come",
     "query": "introducing this client",

@@ -30,6 +30,7 @@ from wordflock.federation.messages import (
     labels_of,
     pack_head,
     packed,
+    printable,
     weights_of,
 )
 from wordflock.federation.secure import client as secure_client
@@ -107,6 +108,13 @@ def introduce(message: Message, context: Context) -> Message:
 @app.query("over")
 def acknowledge(message: Message, context: Context) -> Message:
     """The server's run is over; `wordflock client` reads of this message in Flower's log, and ends."""
+    return Message(RecordDict(), reply_to=message)
+
+
+@app.query("turned_away")
+def turned_away(message: Message, context: Context) -> Message:
+    """The server takes nothing from this client; `wordflock client` reads in Flower's log why."""
+    print(f"TURNED AWAY: {printable(config_of(message)['reason'], 400)}", flush=True)
     return Message(RecordDict(), reply_to=message)
 
 

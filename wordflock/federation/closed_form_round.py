@@ -25,6 +25,7 @@ from wordflock.federation.checks import (
     unlike_others,
 )
 from wordflock.federation.messages import weights_of
+from wordflock.federation.robust import MAX_WEIGHT, lower_median
 from wordflock.federation.roster import Client, Roster
 from wordflock.federation.totals import Arrays, total_of
 from wordflock.federation.wire import MalformedMessage
@@ -56,18 +57,21 @@ def closed_form_round(
     settings: FederationSettings,
     head: Head,
     keep: Keep = lambda client, statistics: None,
+    *,
+    bounded: bool = False,
 ) -> ClosedFormRound:
     """Ask all clients for the statistics of the scale, then for the others, and solve the last layer of the head.
 
-    `keep` gets each client's statistics. With --add-to or --take-from the scale is that of the earlier run, and the
-    statistics are added to its or taken from it. Raises WordflockError where fewer than --min-replies clients answer
-    well.
+    `keep` gets each client's statistics. Every clip counts alike, unless `bounded`: then a client with more clips than
+    MAX_WEIGHT times the median's counts for that many, as in a round, where the server sees each client's. With
+    --add-to or --take-from the scale is that of the earlier run, and the statistics are added to its or taken from it.
+    Raises WordflockError where fewer than --min-replies clients answer well.
     """
     prepared, changed = roster.prepared, settings.add_to or settings.take_from
     before = earlier(find_run(changed), settings, prepared.spec, head) if changed else None
     clients = [roster.clients[number] for number in roster.eligible()]
     conversation = Conversation(grid, roster, settings, "closed form")
-    collection = _Collection(conversation, head)
+    collection = _Collection(conversation, head, bounded=bounded)
     scale_total, clients = collection.scale_statistics(clients)
     if before is None:
         scale, kept = scale_total.scale(), None
@@ -101,10 +105,11 @@ def closed_form_round(
 class _Collection:
     """Collects the statistics of one round."""
 
-    def __init__(self, conversation: Conversation, head: Head) -> None:
-        self._conversation, self._weights = conversation, get_weights(head)
+    def __init__(self, conversation: Conversation, head: Head, *, bounded: bool) -> None:
+        self._conversation, self._weights, self._bounded = conversation, get_weights(head), bounded
         self._size, self._labels = head.output.in_features, head.output.out_features
         self._scales: dict[int, ScaleStatistics] = {}  # of each client, where they are seen
+        self._shares: dict[int, float] = {}  # of its clips that count, of those clients that have too many
 
     def scale_statistics(self, clients: Sequence[Client]) -> tuple[ScaleStatistics, list[Client]]:
         """The total of the clients' statistics of the scale, and whose they are."""
@@ -127,9 +132,12 @@ class _Collection:
             del sent[client]
         self._conversation.require(list(sent))
         self._scales = {client.number: one for client, one in sent.items()}
+        limit = MAX_WEIGHT * lower_median([client.clips for client in sent])
+        if self._bounded:
+            self._shares = {client.number: limit / client.clips for client in sent if client.clips > limit}
         total = ScaleStatistics(**{name: np.zeros(shape) for name, shape in shapes.items()})
-        for one in sent.values():
-            total = total + one
+        for client, one in sent.items():
+            total = total + (one * self._shares[client.number] if client.number in self._shares else one)
         return total, list(sent)
 
     def statistics(
@@ -146,6 +154,8 @@ class _Collection:
             if thorough:
                 check_semidefinite(one, dtype)
             keep(client.number, one)
+            if client.number in self._shares:
+                one = one * self._shares[client.number]
             return {"triangle": one.triangle, "cross": one.cross, "counts": one.counts}
 
         arrays, among = total_of(self._conversation, "statistics", clients, request, shapes, read)

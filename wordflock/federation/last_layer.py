@@ -45,7 +45,7 @@ def solve_last_layer(
         if size > MAX_POOLED:
             raise WordflockError(f"It has {size:,} inputs, and the closed form takes {MAX_POOLED:,} at most.")
         roster.refresh()
-        solved = closed_form_round(grid, roster, settings, head)
+        solved = closed_form_round(grid, roster, settings, head, bounded=True)
     except WordflockError as error:
         report(f"the last layer stays as the rounds averaged it: {error}")
         return {"kept": False, "problem": str(error)}

@@ -172,6 +172,14 @@ def secrets_of(message: Message, numbers: str, key: str, most: int) -> list[tupl
     return pairs
 
 
+def numbers_of(message: Message, key: str) -> list[int]:
+    """Numbers of clients. Raises MalformedMessage where there are none."""
+    clients = _record(message, "secure", ConfigRecord).get(key)
+    if not isinstance(clients, list) or not all(type(client) is int for client in clients):
+        raise MalformedMessage(f"sent no {key}")
+    return [int(client) for client in clients]
+
+
 def failure_of(reply: Message) -> str:
     """Why a client failed, in its own words."""
     return f"failed: {printable(reply.error.reason)}"

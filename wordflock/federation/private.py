@@ -10,8 +10,10 @@ noise after the strategy, which is too little for momenta and adaptive steps; an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from wordflock.federation.roster import Client, Roster
 from wordflock.federation.totals import Arrays, total_of
 from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings
+from wordflock.files import load_tensors, save_tensors
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import Solution
 from wordflock.head.torch_head import Head
@@ -32,6 +35,34 @@ from wordflock.privacy.accounting import rounds_clip
 from wordflock.privacy.mechanism import PrivateStatistics
 
 Array = NDArray[np.float64]
+Kept = tuple[dict[str, NDArray[Any]], dict[str, Any]]
+
+
+class Released:
+    """What private rounds release, written down before anything else is made of it.
+
+    A run that is killed goes on from that, so that nothing is released twice: a second release would be more than was
+    promised, and one that is not known of, more than is said.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        """Those of round `number` of the run in `folder`."""
+        self._folder, self._number = folder, number
+
+    def once(self, what: str, release: Callable[[], tuple[Mapping[str, NDArray[Any]], dict[str, Any]]]) -> Kept:
+        """What `release` returns: arrays and what JSON can say about them. It is called once in the life of a run."""
+        path = self._folder / f"released-{self._number}-{what}.safetensors"
+        if not path.exists():
+            arrays, about = release()
+            save_tensors(path, dict(arrays), {"about": json.dumps(about)})
+        kept, metadata = load_tensors(path)
+        return kept, json.loads(metadata["about"])
+
+    def forget_others(self) -> None:
+        """Delete those of other rounds."""
+        for path in self._folder.glob("released-*"):
+            if not path.name.startswith(f"released-{self._number}-"):
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -45,13 +76,13 @@ class PrivateRound:
 
 
 def private_round(
-    grid: Grid, roster: Roster, settings: FederationSettings, head: Head, generator: np.random.Generator | None = None
+    grid: Grid, roster: Roster, settings: FederationSettings, head: Head, releases: Released
 ) -> PrivateRound:
     """Ask all clients for their parts of the centre and then for their bounded statistics around it, add noise to both
     totals, and solve the last layer of the head.
 
-    `generator` gives the noise; without one it is the operating system's randomness. Raises WordflockError where fewer
-    than --min-replies clients answer well.
+    Noise is the operating system's randomness. Raises WordflockError where fewer than --min-replies clients answer
+    well.
     """
     mechanism = PrivateStatistics.of(settings, head.output.in_features, head.output.out_features)
     conversation = Conversation(grid, roster, settings, "private")
@@ -70,14 +101,24 @@ def private_round(
         summed, among = total_of(conversation, "private", clients, request, {"private": (length,)}, read)
         return summed["private"], among
 
+    def centre() -> Kept:
+        middle, clients = total({}, eligible, mechanism.bounded_middle, mechanism.dimensions)
+        units = len(clients) if mechanism.unit == "client" else sum(client.clips for client in clients)
+        drawn = mechanism.centred(middle, units).centre
+        assert drawn is not None
+        return {"centre": drawn}, {"clients": [client.number for client in clients]}
+
+    def statistics() -> Kept:
+        summed, clients = total({"centre": found["centre"]}, asked, around.bounded, around.length)
+        about = {"problems": conversation.problems, "costs": conversation.costs.of(clients)}
+        return {"statistics": around.noisy(summed)}, about
+
     eligible = [roster.clients[number] for number in roster.eligible()]
-    middle, clients = total({}, eligible, mechanism.bounded_middle, mechanism.dimensions)
-    units = len(clients) if mechanism.unit == "client" else sum(client.clips for client in clients)
-    mechanism = mechanism.centred(middle, units, generator)
-    assert mechanism.centre is not None
-    released, clients = total({"centre": mechanism.centre}, clients, mechanism.bounded, mechanism.length)
-    solution = mechanism.solve(mechanism.noisy(released, generator))
-    return PrivateRound(solution, mechanism, conversation.problems, conversation.costs.of(clients))
+    found, first = releases.once("centre", centre)
+    around = replace(mechanism, centre=found["centre"])
+    asked = [client for client in eligible if client.number in first["clients"]]
+    released, about = releases.once("statistics", statistics)
+    return PrivateRound(around.solve(released["statistics"]), around, about["problems"], about["costs"])
 
 
 def clipped(head: Weights, weights: Weights, clip: float) -> Weights:

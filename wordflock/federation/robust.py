@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from flwr.app import Message
 from numpy.typing import NDArray
 
-from wordflock.federation.messages import Weights
+from wordflock.arrays import same_shapes
+from wordflock.federation.messages import Weights, apply_delta, metric, weights_of, whole
 from wordflock.federation.roster import Client
 from wordflock.federation.strategy import Mean
+from wordflock.federation.wire import MalformedMessage
 
+MAX_STEP = 10.0  # times the norm of the head: no training goes further in a round, whatever the other clients do
 MAX_UPDATE = 2.0  # times the median norm of the round's updates: longer ones are clipped
 MAX_WEIGHT = 3.0  # times the median number of clips of the round's clients: more count for no more
 FEW = 5  # replies, below which the medians of earlier rounds count as well
@@ -131,3 +135,35 @@ def trimmed_mean(values: Sequence[float], weights: Sequence[float]) -> float:
     order = sorted(range(len(values)), key=lambda place: values[place])
     kept = order[1:-1] if len(order) >= FEW else order
     return sum(values[n] * weights[n] for n in kept) / sum(weights[n] for n in kept)
+
+
+def update_reader(weights: Weights) -> Callable[[Client, Message], Update]:
+    """Reads a client's update of the `weights`; MalformedMessage says what is wrong with it."""
+
+    def read(client: Client, reply: Message) -> Update:
+        head = apply_delta(weights_of(reply), weights)
+        claimed, loss = whole(reply, "num-examples"), metric(reply, "loss")
+        if not same_shapes(head, weights):
+            raise MalformedMessage("sent a head of another shape")
+        if claimed != client.clips:
+            raise MalformedMessage(f"claims {claimed} clips, and introduced itself with {client.clips}")
+        if any(array.dtype != np.float32 for array in head.values()):
+            raise MalformedMessage("sent numbers that are not float32")
+        norm, problem = step_problem(head, weights)
+        if problem:
+            raise MalformedMessage(problem)
+        return Update(client, head, norm, loss)
+
+    return read
+
+
+def step_problem(head: Weights, weights: Weights) -> tuple[float, str]:
+    """The norm of a head's update, and why it cannot be one; empty where it can."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # In float32, ten times as fast: what overflows is too long in any case.
+        steps = (np.subtract(head[name], array).ravel() for name, array in weights.items())
+        norm = math.sqrt(sum(float(np.vdot(step, step)) for step in steps))
+        longest = MAX_STEP * (1 + math.sqrt(sum(float(np.vdot(array, array)) for array in weights.values())))
+    if not math.isfinite(norm) and not all(np.isfinite(array).all() for array in head.values()):
+        return norm, "sent numbers that are not finite"
+    return norm, "" if norm <= longest else f"sent an update of norm {norm:.3g}, which no training gives"

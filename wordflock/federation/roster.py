@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
@@ -159,12 +159,11 @@ class Roster:
         return sorted(drawn[: self.settings.clients_per_round])
 
     def _welcome(self, node: int, reply: Message) -> None:
-        """Take a client in, or turn it away with a line that says why."""
+        """Take a client in, or turn it away and tell it why."""
         if reply.has_error():
             if not answered(reply):
                 return  # it went away, and is asked again when it is back
-            self._turned_away.add(node)
-            report(f"a client was turned away, for it cannot introduce itself and {failure_of(reply)}")
+            self._turn_away(node, "a client", f"it cannot introduce itself and {failure_of(reply)}")
             return
         try:
             client = Client(
@@ -178,21 +177,20 @@ class Roster:
             )
             shape = (whole(reply, "frames"), whole(reply, "width"))
         except MalformedMessage as error:
-            self._turned_away.add(node)
-            report(f"a client was turned away, for it {error} in its introduction")
+            self._turn_away(node, "a client", f"it {error} in its introduction")
             return
         features, spec = text_of(reply, "features"), self.prepared.spec
         if features != spec.kind or shape != self.prepared.features["train"].array.shape[1:]:
-            self._turned_away.add(node)
             pooling = f"--frame-pooling {spec.frame_pooling}" + f" --head {self.settings.head}" * spec.pooled
-            report(
-                f"client {client} was turned away, for its features are of another kind ({features}); start it with "
-                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}"
+            self._turn_away(
+                node,
+                f"client {client}",
+                f"its features are of another kind ({features}); start it with "
+                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}",
             )
             return
         if problem := self._belongs_to_another(client):
-            self._turned_away.add(node)
-            report(f"client {client} was turned away: {problem}")
+            self._turn_away(node, f"client {client}", problem)
             return
         before = self.clients.get(client.number)
         if before is not None and before.node in self.connected:
@@ -203,6 +201,14 @@ class Roster:
             report(f"client {client} is here, with {client.clips} clips")
         if client.clips < self.settings.required_clips:
             report(f"skipped: client {client} has {client.clips} clips; the minimum is {self.settings.required_clips}")
+
+    def _turn_away(self, node: int, who: str, problem: str) -> None:
+        """Ask a node for nothing until it connects again, and say why; to it as well, which waits for no answer."""
+        self._turned_away.add(node)
+        report(f"{who} was turned away: {problem}")
+        if self._devices:
+            reason = RecordDict({"config": ConfigRecord({"reason": problem})})
+            self.grid.push_messages([Message(reason, node, f"{MessageType.QUERY}.turned_away", ttl=INTRODUCTION)])
 
     def _belongs_to_another(self, client: Client) -> str:
         """Why a client is not who it says: for a run, number and name are those of the first key that came with them.

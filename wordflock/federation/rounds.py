@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from wordflock.arrays import same_shapes, shapes_of, unflatten
+from wordflock.arrays import shapes_of, unflatten
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import Conversation
 from wordflock.federation.closed_form_round import closed_form_round
-from wordflock.federation.messages import Weights, apply_delta, metric, task_record, weights_of, whole
-from wordflock.federation.private import clipped, noised, private_round
-from wordflock.federation.robust import BoundedMean, Update, collapsed
+from wordflock.federation.messages import Weights, content, task_record
+from wordflock.federation.private import Kept, Released, clipped, noised, private_round
+from wordflock.federation.robust import BoundedMean, collapsed, step_problem, update_reader
 from wordflock.federation.roster import Client, Roster, listed
 from wordflock.federation.secure.server import secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
-from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import StatisticsFolder
@@ -42,7 +41,6 @@ from wordflock.progress import report
 
 ATTEMPTS = 3  # at one round, each with other clients
 DID_WELL, FAILED = 1, 2  # who is asked again where there are not enough others: those that did well come first
-MAX_STEP = 10.0  # times the norm of the head: no training goes further in a round, whatever the other clients do
 MAX_SUSPECTS = 10  # clients whose updates are left out, one after the other, of a mean that collapses
 AHEAD = 128  # messages under way at once in a simulation, which nobody is kept waiting by
 
@@ -97,102 +95,130 @@ UNGUARDED = Guard(lambda weights: None, -1.0)
 
 
 @dataclass(frozen=True)
+class Round:
+    """One round of training: who is there, what is asked of them, and where it starts from."""
+
+    grid: Grid
+    roster: Roster
+    settings: FederationSettings
+    strategy: FedAvg
+    number: int
+    weights: Weights
+    folder: Path  # of the run
+    done: Releases = ()  # of the private rounds before
+    guard: Guard = UNGUARDED
+
+
+@dataclass(frozen=True)
 class _Trained:
     """A round's updates that passed every check, and the conversation they came in."""
 
     conversation: Conversation
     clients: list[Client]
-    updates: BoundedMean | None  # None where no client's is seen
     mean: Mean
-    head: Weights  # the mean, with noise where the round is private
-    release: tuple[float, int, int] | None = None
+    updates: BoundedMean | None = None  # None where no client's is seen, or where they are clipped for privacy
+    draw: tuple[int, int] = (0, 0)  # clients drawn, and from how many at random
 
 
-def averaged_round(
-    grid: Grid,
-    roster: Roster,
-    settings: FederationSettings,
-    strategy: FedAvg,
-    number: int,
-    weights: Weights,
-    released: Releases = (),
-    guard: Guard = UNGUARDED,
-) -> RoundResult:
-    """Clients train the head, and the strategy makes one of theirs; `released` are the private rounds before.
+def averaged_round(this: Round) -> RoundResult:
+    """Clients train the head, and the strategy makes one of theirs.
 
     Where the new head collapses, it is made again without the client whose update caused that, and where no single one
     did, the head stays as it was. Raises WordflockError where too few clients answer well.
     """
-    train = _secure_round if settings.secure_aggregation else _train_round
-    trained = train(grid, roster, settings, strategy, number, weights, released, guard)
+    if this.settings.dp_epsilon is not None:
+        return _private_round(this)
+    trained = _secure_round(this) if this.settings.secure_aggregation else _train_round(this)
     conversation, clients, mean = trained.conversation, trained.clients, trained.mean
-    trial, head, score, problem = _aggregated(strategy, number, mean.message(trained.head), guard)
+    trial, head, score, problem = _aggregated(this, mean.message())
     if problem:
-        caused = None
-        if trained.updates is not None and trained.release is None:
-            caused = _without_its_cause(trained.updates, strategy, number, guard)
+        caused = _without_its_cause(this, trained.updates) if trained.updates is not None else None
         if caused is None:
-            conversation.problems.append(f"the mean of this round is refused, for it {problem}")
-            report(f"round {number}: {conversation.problems[-1]}")
-            trial, head, score = strategy, weights, guard.score(weights)
+            conversation.problems.append(_refused(this, problem))
+            trial, head, score = this.strategy, this.weights, this.guard.score(this.weights)
         else:
             suspect, mean, trial, head, score = caused
             conversation.refuse(
                 suspect, f"sent an update without which the mean is usable; with it, the mean {problem}"
             )
             clients = [client for client in clients if client is not suspect]
-    vars(strategy).update(vars(trial))
+    vars(this.strategy).update(vars(trial))
     return RoundResult(
         weights={name: np.asarray(array) for name, array in head.items()},
-        loss=mean.loss if trained.release is None else None,  # which would be one more release
+        loss=mean.loss,
         problems=conversation.problems,
         costs=conversation.costs.of(clients),
-        release=trained.release,
         score=score,
-        update_norm=trained.updates.median if trained.updates and trained.release is None else None,
+        update_norm=trained.updates.median if trained.updates else None,
     )
 
 
-def _aggregated(
-    strategy: FedAvg, number: int, reply: Message, guard: Guard
-) -> tuple[FedAvg, Weights, Score | None, str]:
+def _private_round(this: Round) -> RoundResult:
+    """As `averaged_round`, where all that is used of the clients' heads is their mean with noise: one release."""
+    settings = this.settings
+    assert settings.dp_epsilon is not None
+    epsilon, left = settings.dp_epsilon, settings.rounds + 1 - this.number
+
+    def release() -> Kept:
+        trained = _train_round(this)
+        noise = next_noise(epsilon, settings.dp_delta, trained.draw, left, this.done)
+        head = noised(trained.mean.head, settings, noise, len(trained.clients))
+        conversation = trained.conversation
+        costs = conversation.costs.of(trained.clients)
+        return dict(head), {"release": [noise, *trained.draw], "problems": conversation.problems, "costs": costs}
+
+    kept, about = Released(this.folder, this.number).once("head", release)
+    mean = {name: kept[name] for name in this.weights}  # in the head's own order: files have the alphabet's
+    trial, head, score, problem = _aggregated(this, Message(content(mean, num_examples=1), 0, MessageType.TRAIN))
+    if problem:
+        about["problems"].append(_refused(this, problem))
+        trial, head, score = this.strategy, this.weights, this.guard.score(this.weights)
+    vars(this.strategy).update(vars(trial))
+    noise, drawn, among = about["release"]
+    return RoundResult(
+        weights={name: np.asarray(array) for name, array in head.items()},
+        loss=None,  # which would be one more release
+        problems=about["problems"],
+        costs=about["costs"],
+        release=(noise, drawn, among),
+        score=score,
+    )
+
+
+def _refused(this: Round, problem: str) -> str:
+    """What is said of a mean that is not taken."""
+    refused = f"the mean of this round is refused, for it {problem}"
+    report(f"round {this.number}: {refused}")
+    return refused
+
+
+def _aggregated(this: Round, reply: Message) -> tuple[FedAvg, Weights, Score | None, str]:
     """What the strategy makes of a mean, in a copy of it; the head's score, and why it cannot be taken."""
-    trial = copy.copy(strategy)  # Flower's strategies replace their state, and change nothing in place
-    head = aggregate(trial, number, [reply])
-    score = guard.score(head) if all(np.isfinite(array).all() for array in head.values()) else None
-    return trial, head, score, guard.problem(head, score)
+    trial = copy.copy(this.strategy)  # Flower's strategies replace their state, and change nothing in place
+    head = aggregate(trial, this.number, [reply])
+    score = this.guard.score(head) if all(np.isfinite(array).all() for array in head.values()) else None
+    return trial, head, score, this.guard.problem(head, score)
 
 
-def _without_its_cause(
-    updates: BoundedMean, strategy: FedAvg, number: int, guard: Guard
-) -> tuple[Client, Mean, FedAvg, Weights, Score | None] | None:
+def _without_its_cause(this: Round, updates: BoundedMean) -> tuple[Client, Mean, FedAvg, Weights, Score | None] | None:
     """The client without whose update the mean does not collapse, and what is made of the others; else None."""
     for suspect, mean in islice(updates.suspects(), MAX_SUSPECTS):
-        trial, head, score, problem = _aggregated(strategy, number, mean.message(), guard)
+        trial, head, score, problem = _aggregated(this, mean.message())
         if not problem:
             return suspect, mean, trial, head, score
     return None
 
 
-def _secure_round(
-    grid: Grid,
-    roster: Roster,
-    settings: FederationSettings,
-    strategy: FedAvg,
-    number: int,
-    weights: Weights,
-    released: Releases,
-    guard: Guard,
-) -> _Trained:
+def _secure_round(this: Round) -> _Trained:
     """Clients train the head, and the server gets the mean of theirs only: it is the mean that is checked.
 
     Raises WordflockError where it cannot be a mean of trained heads.
     """
-    conversation = Conversation(grid, roster, settings, f"round {number}")
-    roster.refresh()
-    chosen = [roster.clients[client] for client in roster.sample("train", number, 0)]
-    config = task_record(roster.prepared.task.labels)
-    request = train_messages(strategy, number, weights, [client.node for client in chosen], config)[0].content
+    number, weights = this.number, this.weights
+    conversation = Conversation(this.grid, this.roster, this.settings, f"round {number}")
+    this.roster.refresh()
+    chosen = [this.roster.clients[client] for client in this.roster.sample("train", number, 0)]
+    request = next(iter(_messages(this, chosen).values())).content
     length = sum(array.size for array in weights.values()) + 2
     total, clients = secure_total(conversation, chosen, "train", request, length)
     conversation.require(clients)
@@ -200,7 +226,7 @@ def _secure_round(
     update = unflatten(total[:-2] / max(clips, 1.0), shapes_of(weights))
     head = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
     introduced = sum(client.clips for client in clients)
-    problem = _step_problem(head, weights)[1]
+    problem = step_problem(head, weights)[1]
     if clips != introduced:
         problem = f"counts {clips:.0f} clips, and the clients have {introduced}"
     elif not 0 <= loss < math.inf:
@@ -209,7 +235,7 @@ def _secure_round(
         raise WordflockError(f"The total of round {number} cannot be right, so some client lied: it {problem}.")
     mean = Mean()
     mean.add(head, introduced, loss / introduced)
-    return _Trained(conversation, clients, None, mean, head)
+    return _Trained(conversation, clients, mean)
 
 
 def closed_form_result(
@@ -217,7 +243,7 @@ def closed_form_result(
 ) -> RoundResult:
     """Clients send statistics, and the head's last layer is solved from them; their total stays in the run's folder."""
     if settings.dp_epsilon is not None:
-        private = private_round(grid, roster, settings, head)
+        private = private_round(grid, roster, settings, head, Released(folder, 1))
         load_solution(head, private.solution)
         report = private.mechanism.report("server")
         return RoundResult(get_weights(head), None, private.problems, private.costs, report)
@@ -229,32 +255,23 @@ def closed_form_result(
     return RoundResult(get_weights(head), None, result.problems, result.costs)
 
 
-def _train_round(
-    grid: Grid,
-    roster: Roster,
-    settings: FederationSettings,
-    strategy: FedAvg,
-    number: int,
-    weights: Weights,
-    released: Releases,
-    guard: Guard,
-) -> _Trained:
+def _train_round(this: Round) -> _Trained:
     """The mean of a round's heads that passed every check.
 
     Heads are added in the order of the clients' numbers, whenever they come. A repeated round draws others first.
     """
-    conversation = Conversation(grid, roster, settings, f"round {number}")
+    roster, settings, number, weights = this.roster, this.settings, this.number, this.weights
+    conversation = Conversation(this.grid, roster, settings, f"round {number}")
     quorum, private = min(settings.min_replies, settings.clients_per_round), settings.dp_epsilon is not None
     asked: dict[int, int] = {}  # clients that were in this round already, and how they did
     for attempt in range(ATTEMPTS):
-        chosen = _drawn(roster, settings, number, attempt, asked, quorum)
+        chosen = _drawn(this, attempt, asked, quorum)
         # How many were drawn, and from how many at random: of those that a repeated round prefers, from no more.
         draw = len(chosen), len(chosen) if asked else len(roster.candidates(number))
-        updates, mean, clients = BoundedMean(weights, chosen, guard.earlier), Mean(), list[Client]()
-        messages = _messages(roster, settings, strategy, number, weights, chosen)
+        updates, mean, clients = BoundedMean(weights, chosen, this.guard.earlier), Mean(), list[Client]()
         ahead = None if isinstance(settings, ServerSettings) else AHEAD
         read = update_reader(weights)
-        for client, update in conversation.exchange(f"round {number}", messages, read, ahead):
+        for client, update in conversation.exchange(f"round {number}", _messages(this, chosen), read, ahead):
             clients.append(client)
             if private:
                 mean.add(clipped(update.head, weights, rounds_clip(settings)), 1, update.loss)
@@ -271,74 +288,32 @@ def _train_round(
         raise WordflockError(
             f"Round {number} failed {ATTEMPTS} times for want of clients; see what they reported above."
         )
-    if settings.dp_epsilon is not None:
-        noise = next_noise(settings.dp_epsilon, settings.dp_delta, draw, settings.rounds + 1 - number, released)
-        head = noised(mean.head, settings, noise, len(clients))
-        return _Trained(conversation, clients, None, mean, head, (noise, *draw))
+    if private:
+        return _Trained(conversation, clients, mean, draw=draw)
     mean = updates.mean
     for client, norm, limit in updates.clipped:
         report(f"round {number}: client {client} sent an update of norm {norm:.3g}, clipped to {limit:.3g}")
-    return _Trained(conversation, clients, updates, mean, mean.head)
+    return _Trained(conversation, clients, mean, updates)
 
 
-def _drawn(
-    roster: Roster, settings: FederationSettings, number: int, attempt: int, asked: dict[int, int], quorum: int
-) -> list[Client]:
+def _drawn(this: Round, attempt: int, asked: dict[int, int], quorum: int) -> list[Client]:
     """The clients of a round, after waiting for as many as it needs."""
+    roster, settings = this.roster, this.settings
     roster.refresh()
     if len(roster.eligible()) < quorum:
         seconds = settings.client_timeout if isinstance(settings, ServerSettings) else settings.round_timeout
         roster.wait_for(quorum, seconds)
-    chosen = [roster.clients[client] for client in roster.sample("train", number, attempt, last=asked)]
+    chosen = [roster.clients[client] for client in roster.sample("train", this.number, attempt, last=asked)]
     if isinstance(settings, ServerSettings):
-        report(f"round {number}: clients {listed(chosen)} train, of {len(roster.connected)} connected")
+        report(f"round {this.number}: clients {listed(chosen)} train, of {len(roster.connected)} connected")
     return chosen
 
 
-def _messages(
-    roster: Roster,
-    settings: FederationSettings,
-    strategy: FedAvg,
-    number: int,
-    weights: Weights,
-    chosen: Sequence[Client],
-) -> dict[Client, Message]:
+def _messages(this: Round, chosen: Sequence[Client]) -> dict[Client, Message]:
     """The strategy's message to each client."""
-    config = task_record(roster.prepared.task.labels)
-    messages = train_messages(strategy, number, weights, [client.node for client in chosen], config)
+    config = task_record(this.roster.prepared.task.labels)
+    messages = train_messages(this.strategy, this.number, this.weights, [client.node for client in chosen], config)
     for message in messages:
-        message.metadata.group_id = str(number)
-        message.metadata.ttl = settings.round_timeout  # a client that comes back later need not do it any more
+        message.metadata.group_id = str(this.number)
+        message.metadata.ttl = this.settings.round_timeout  # who comes back later need not do it any more
     return dict(zip(chosen, messages, strict=True))
-
-
-def update_reader(weights: Weights) -> Callable[[Client, Message], Update]:
-    """Reads a client's update of the `weights`; MalformedMessage says what is wrong with it."""
-
-    def read(client: Client, reply: Message) -> Update:
-        head = apply_delta(weights_of(reply), weights)
-        claimed, loss = whole(reply, "num-examples"), metric(reply, "loss")
-        if not same_shapes(head, weights):
-            raise MalformedMessage("sent a head of another shape")
-        if claimed != client.clips:
-            raise MalformedMessage(f"claims {claimed} clips, and introduced itself with {client.clips}")
-        if any(array.dtype != np.float32 for array in head.values()):
-            raise MalformedMessage("sent numbers that are not float32")
-        norm, problem = _step_problem(head, weights)
-        if problem:
-            raise MalformedMessage(problem)
-        return Update(client, head, norm, loss)
-
-    return read
-
-
-def _step_problem(head: Weights, weights: Weights) -> tuple[float, str]:
-    """The norm of a head's update, and why it cannot be one; empty where it can."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # In float32, ten times as fast: what overflows is too long in any case.
-        steps = (np.subtract(head[name], array).ravel() for name, array in weights.items())
-        norm = math.sqrt(sum(float(np.vdot(step, step)) for step in steps))
-        longest = MAX_STEP * (1 + math.sqrt(sum(float(np.vdot(array, array)) for array in weights.values())))
-    if not math.isfinite(norm) and not all(np.isfinite(array).all() for array in head.values()):
-        return norm, "sent numbers that are not finite"
-    return norm, "" if norm <= longest else f"sent an update of norm {norm:.3g}, which no training gives"

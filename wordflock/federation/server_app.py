@@ -22,8 +22,9 @@ from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import describe_members, server_side
 from wordflock.federation.messages import pack_head
 from wordflock.federation.presence import Presence
+from wordflock.federation.private import Released
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import Guard, RoundResult, averaged_round, closed_form_result
+from wordflock.federation.rounds import Guard, Round, RoundResult, averaged_round, closed_form_result
 from wordflock.federation.scoring import Scorer
 from wordflock.federation.strategy import get_state, make_strategy, set_state
 from wordflock.federation_settings import FederationSettings, ServerSettings
@@ -109,6 +110,7 @@ def _train_rounds(
     # The round in closed form is the only one, or comes before the first.
     exact, rounds = (1, 1) if settings.closed_form else (0, settings.rounds)
     first = max(done + 1, exact if CLOSED_FORM in (settings.strategy, settings.init) else 1)
+    _tidy(run.folder, done, first if settings.resume else -1)
     report(f"head parameters = {count_parameters(head):,}")
     if done >= 0:
         report(f"going on after round {done}")
@@ -132,7 +134,9 @@ def _train_rounds(
             else:
                 norms = [line["update_norm"] for line in run.history if line.get("update_norm")]
                 guard = Guard(partial(scorer.score, number), run.best, norms)
-                outcome = averaged_round(grid, roster, settings, strategy, number, weights, _releases(run), guard)
+                outcome = averaged_round(
+                    Round(grid, roster, settings, strategy, number, weights, run.folder, _releases(run), guard)
+                )
             weights = outcome.weights
             score = outcome.score or scorer.score(number, weights) or NO_SCORE
             client_score = scorer.client_score(number, weights)
@@ -143,7 +147,7 @@ def _train_rounds(
             if devices:
                 line |= {"costs": outcome.costs, "client_scores": scorer.by_client}
             best = run.record("round", checkpoint, **line)
-            _forget_strategies(run.folder, number)
+            _tidy(run.folder, number, number + 1)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
             eligible = f"of {len(roster.eligible())} " if devices else ""
             own = f"client accuracy = {client_score.accuracy:.4f}, " if client_score else ""
@@ -250,8 +254,9 @@ def _save_strategy(folder: Path, strategy: FedAvg, number: int) -> None:
         save_tensors(_strategy_file(folder, number), state, {"round": str(number)})
 
 
-def _forget_strategies(folder: Path, number: int) -> None:
-    """Delete the states of all rounds but `number`."""
+def _tidy(folder: Path, done: int, following: int) -> None:
+    """Delete the optimizer's states of other rounds than the last one that is done, and what earlier ones released."""
     for path in folder.glob("strategy-*.safetensors"):
-        if path != _strategy_file(folder, number):
+        if path != _strategy_file(folder, done):
             path.unlink()
+    Released(folder, following).forget_others()

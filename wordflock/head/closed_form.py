@@ -50,6 +50,9 @@ class ScaleStatistics:
     def __add__(self, other: ScaleStatistics) -> ScaleStatistics:
         return ScaleStatistics(self.counts + other.counts, self.total + other.total, self.squares + other.squares)
 
+    def __mul__(self, share: float) -> ScaleStatistics:
+        return ScaleStatistics(self.counts * share, self.total * share, self.squares * share)
+
     def packed(self) -> dict[str, Array]:
         """The arrays of a message."""
         return {"counts": self.counts, "total": self.total, "squares": self.squares}
@@ -138,6 +141,9 @@ class Statistics:
 
     def __sub__(self, other: Statistics) -> Statistics:
         return Statistics(self.triangle - other.triangle, self.cross - other.cross, self.counts - other.counts)
+
+    def __mul__(self, share: float) -> Statistics:
+        return Statistics(self.triangle * share, self.cross * share, self.counts * share)
 
     @property
     def gram(self) -> Array:

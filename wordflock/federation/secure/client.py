@@ -7,7 +7,6 @@ import os
 from typing import Any, cast
 
 import numpy as np
-from cryptography.fernet import InvalidToken
 from flwr.app import ConfigRecord, Context, Message
 from flwr.common.secure_aggregation.crypto.shamir import create_shares
 from flwr.common.secure_aggregation.crypto.symmetric_encryption import decrypt, encrypt, generate_shared_key
@@ -77,7 +76,11 @@ def share_secrets(message: Message, context: Context, number: int) -> Message:
 
 
 def masked(message: Message, context: Context, number: int, vector: NDArray[np.float64]) -> Message:
-    """The third: its numbers, masked. Raises WordflockError where a neighbour's letter cannot be read."""
+    """The third: its numbers, masked, and whose letters it cannot read.
+
+    Those neighbours' masks need no letter: the server decides whether enough others can read theirs. Raises
+    WordflockError where the server leaves too few neighbours.
+    """
     state, sent = _state(context, "seed"), message.content.config_records["secure"]
     group, need = cast(list[int], state["group"]), cast(int, state["threshold"])
     there, letters = list_of(message.content, "from"), cast(list[bytes], sent["shares"])
@@ -91,15 +94,8 @@ def masked(message: Message, context: Context, number: int, vector: NDArray[np.f
     for neighbour, letter in zip(there, letters, strict=True):
         place = group.index(neighbour)
         public = bytes_to_public_key(cast(list[bytes], state["cipher-keys"])[place])
-        try:
-            sender, receiver, *both = share_keys_plaintext_separate(
-                decrypt(generate_shared_key(cipher, public), letter)
-            )
-        except InvalidToken as error:
-            raise WordflockError(f"the letter of client {neighbour} cannot be decrypted") from error
-        if (sender, receiver) != (neighbour, number):
-            raise WordflockError(f"the letter of client {neighbour} is another's")
-        kept[neighbour] = (both[0], both[1])
+        if shares := _opened(letter, generate_shared_key(cipher, public), neighbour, number):
+            kept[neighbour] = shares
         pair = mask(pair_secret(own, cast(list[bytes], state["mask-keys"])[place]), len(vector))
         numbers += pair if neighbour < number else -pair
     # What is needed no more is not kept, so that it cannot be asked for either.
@@ -111,7 +107,9 @@ def masked(message: Message, context: Context, number: int, vector: NDArray[np.f
             "threshold": need,
         }
     )
-    return Message(content({"masked": numbers}), reply_to=message)
+    reply = Message(content({"masked": numbers}), reply_to=message)
+    reply.content["secure"] = ConfigRecord({"unreadable": [neighbour for neighbour in there if neighbour not in kept]})
+    return reply
 
 
 def unmask(message: Message, context: Context, number: int) -> Message:
@@ -131,6 +129,15 @@ def unmask(message: Message, context: Context, number: int) -> Message:
     shares = [cast(list[bytes], state["seed-shares"])[kept.index(n)] for n in there]
     shares += [cast(list[bytes], state["key-shares"])[kept.index(n)] for n in gone]
     return reply_with(message, {"of": [*there, *gone], "shares": shares})
+
+
+def _opened(letter: bytes, key: bytes, neighbour: int, number: int) -> tuple[bytes, bytes] | None:
+    """The two shares in a neighbour's letter; None where it cannot be read, or is another's."""
+    try:
+        sender, receiver, *shares = share_keys_plaintext_separate(decrypt(key, letter))
+    except Exception:  # whatever a stranger's bytes make Flower raise
+        return None
+    return (shares[0], shares[1]) if (sender, receiver) == (neighbour, number) else None
 
 
 def _state(context: Context, needs: str) -> dict[str, Any]:

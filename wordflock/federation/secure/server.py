@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import Conversation
-from wordflock.federation.messages import secret_of, secrets_of, weights_of
+from wordflock.federation.messages import numbers_of, secret_of, secrets_of, weights_of
 from wordflock.federation.roster import Client
 from wordflock.federation.secure.masking import (
     MIN_CLIENTS,
@@ -40,6 +41,7 @@ from wordflock.federation.secure.masking import (
 from wordflock.federation.wire import MalformedMessage
 
 MAX_KEY, MAX_SHARE, HASH = 1024, 4096, 32  # bytes
+MAX_LIARS = 2  # of those who send shares of a secret, which is found all the same
 Read = TypeVar("Read")
 Keys = dict[int, tuple[bytes, bytes]]  # of clients: for masks, and for letters
 
@@ -49,15 +51,28 @@ def secure_total(
 ) -> tuple[NDArray[np.float64], list[Client]]:
     """The total of the vectors `what`, `length` numbers each, that clients make of the `request`, and whose it is.
 
-    Clients that drop out are refused. Raises WordflockError where too few are left for the total to be unmasked, and
-    where one lied about its secrets so that it cannot be.
+    Clients that drop out are refused. Where one gave away shares of its secrets that do not unmask the total, it is
+    refused as well, and the others are asked once more. Raises WordflockError where too few are left.
     """
-    ring = _Ring(conversation, {client.number: client for client in clients}, request)
-    ring.exchange_keys()
-    shared = ring.share_secrets()
-    total, masked = ring.add_masked(what, length, shared)
-    ring.unmask(total, masked, shared)
-    return from_fixed_point(total), [ring.clients[number] for number in sorted(masked)]
+    while True:
+        ring = _Ring(conversation, {client.number: client for client in clients}, request)
+        try:
+            ring.exchange_keys()
+            shared = ring.share_secrets()
+            total, masked = ring.add_masked(what, length, shared)
+            ring.unmask(total, masked, shared)
+            return from_fixed_point(total), [ring.clients[number] for number in sorted(masked)]
+        except _Spoiled as spoiled:
+            conversation.refuse(ring.clients[spoiled.number], f"{spoiled.problem}; the others begin once more")
+            clients = [client for client in clients if client.number not in conversation.refused]
+
+
+class _Spoiled(Exception):
+    """A client's shares do not give its secrets, so the total cannot be unmasked with it."""
+
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(problem)
+        self.number, self.problem = number, problem
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class _Shared:
 
     letters: dict[int, dict[int, bytes]]  # to a client, from its neighbours
     hashes: dict[int, bytes]  # of a client's own mask's seed; those in it shared their secrets
+    unreadable: dict[int, set[int]]  # to a client, from those neighbours it says
 
 
 class _Ring:
@@ -109,7 +125,7 @@ class _Ring:
                 raise MalformedMessage("sent shares that are not for its neighbours")
             return letters, secret_of(reply, "seed-hash", HASH)
 
-        shared = _Shared({number: {} for number in self.groups}, {})
+        shared = _Shared({number: {} for number in self.groups}, {}, {})
         for number, (letters, digest) in self._ask("shares", requests, read):
             shared.hashes[number] = digest
             for receiver, share in letters:
@@ -128,16 +144,17 @@ class _Ring:
                 {"what": what, "from": there, "shares": letters, "clients": len(self.keys)}
             )
 
-        def read(client: Client, reply: Message) -> Numbers:
+        def read(client: Client, reply: Message) -> tuple[Numbers, set[int]]:
             numbers: NDArray[Any] | None = weights_of(reply).get("masked")
             if numbers is None or numbers.shape != (length,) or numbers.dtype != np.uint64:
                 raise MalformedMessage(f"sent masked numbers that are not {length} of uint64")
-            return numbers
+            return numbers, set(numbers_of(reply, "unreadable")) - {client.number}
 
         total, masked = np.zeros(length, dtype=np.uint64), set[int]()
-        for number, numbers in self._ask("masked", requests, read):
+        for number, (numbers, unreadable) in self._ask("masked", requests, read):
             total += numbers
             masked.add(number)
+            shared.unreadable[number] = unreadable
         _require(len(masked), MIN_CLIENTS)
         return total, masked
 
@@ -146,25 +163,38 @@ class _Ring:
         shares = self._gather_shares(masked, shared)
         for number in sorted(shared.hashes):
             need = threshold(len(self.groups[number]))
+            unread = sum(number in shared.unreadable[n] for n in masked)
+            if len(shares[number]) < need <= len(shares[number]) + unread:
+                raise _Spoiled(number, f"sent shares of its secrets that {unread} of its neighbours cannot read")
             _require(len(shares[number]), need)
-            secret = _combine(shares[number][:need])
             if number in masked:
-                if hashlib.sha256(secret).digest() != shared.hashes[number]:
-                    raise WordflockError(
-                        f"The shares of client {number}'s mask do not fit: some client lied about them."
-                    )
-                total -= mask(secret, len(total))
+                digest = shared.hashes[number]
+                seed = _secret(shares[number], need, lambda seed, d=digest: hashlib.sha256(seed).digest() == d)
+                if seed is None:
+                    raise _Spoiled(number, "sent shares of its mask that do not fit")
+                total -= mask(seed, len(total))
             else:
-                self._remove_pairs(total, number, secret, masked)
+                public = self.keys[number][0]
+                scalar = _secret(shares[number], need, lambda scalar, p=public: _public_key(scalar) == p)
+                if scalar is None:
+                    raise _Spoiled(number, "sent shares of its key that do not fit")
+                self._remove_pairs(total, number, scalar, masked)
 
     def _gather_shares(self, masked: set[int], shared: _Shared) -> dict[int, list[bytes]]:
-        """Shares of the masks of clients that are in the total, and of the keys of those that are gone."""
+        """Shares of the masks of clients that are in the total, and of the keys of those that are gone.
+
+        A client is not asked for shares that it could not read, nor at all where it would be left with too few.
+        """
         wanted, requests = dict[int, list[int]](), {}
         for number in sorted(masked):
-            group = self.groups[number]
-            there, gone = [n for n in group if n in masked], [n for n in group if n in shared.hashes.keys() - masked]
-            _require(len(there), threshold(len(group)))
-            wanted[number], requests[number] = [*there, *gone], self._config(there=there, gone=gone)
+            group, need = self.groups[number], threshold(len(self.groups[number]))
+            _require(len(masked.intersection(group)), need)
+            there, gone = (
+                [n for n in group if n in those and n not in shared.unreadable[number]]
+                for those in (masked, shared.hashes.keys() - masked)
+            )
+            if len(there) >= need:
+                wanted[number], requests[number] = [*there, *gone], self._config(there=there, gone=gone)
 
         def read(client: Client, reply: Message) -> list[tuple[int, bytes]]:
             got = secrets_of(reply, "of", "shares", MAX_SHARE)
@@ -178,13 +208,10 @@ class _Ring:
                 shares[n].append(share)
         return shares
 
-    def _remove_pairs(self, total: Numbers, number: int, secret: bytes, masked: set[int]) -> None:
+    def _remove_pairs(self, total: Numbers, number: int, scalar: bytes, masked: set[int]) -> None:
         """Remove the masks that neighbours added for a client that is gone: with its key they can be made again."""
-        key = _private_key(secret)
-        if key is None or public_key_to_bytes(key.public_key()) != self.keys[number][0]:
-            raise WordflockError(f"The shares of client {number}'s key do not fit: some client lied about them.")
         for neighbour in (n for n in self.groups[number] if n in masked):
-            pair = mask(pair_secret(key, self.keys[neighbour][0]), len(total))
+            pair = mask(pair_secret(_private_key(scalar), self.keys[neighbour][0]), len(total))
             total += pair if neighbour < number else -pair
 
     def _config(self, **values: Any) -> RecordDict:
@@ -218,16 +245,26 @@ def _require(left: int, least: int) -> None:
         )
 
 
-def _combine(shares: list[bytes]) -> bytes:
-    """The secret of which these are shares; empty where they are shares of none, whatever the parser raises."""
-    try:
-        return combine_shares(shares)
-    except Exception:
-        return b""
+def _secret(shares: Sequence[bytes], need: int, fits: Callable[[bytes], bool]) -> bytes | None:
+    """The secret of which these are shares, by any `need` of them, though up to MAX_LIARS are wrong; else None."""
+    for liars in range(min(MAX_LIARS, len(shares) - need) + 1):
+        for wrong in combinations(range(len(shares)), liars):
+            try:
+                secret = combine_shares([share for place, share in enumerate(shares) if place not in wrong][:need])
+            except Exception:  # whatever a stranger's bytes make the library raise
+                continue
+            if fits(secret):
+                return secret
+    return None
 
 
-def _private_key(scalar: bytes) -> ec.EllipticCurvePrivateKey | None:
+def _private_key(scalar: bytes) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP384R1())
+
+
+def _public_key(scalar: bytes) -> bytes | None:
+    """The public key to a private one; None where it is none."""
     try:
-        return ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP384R1())
+        return public_key_to_bytes(_private_key(scalar).public_key())
     except ValueError:
         return None
