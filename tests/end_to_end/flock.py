@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -241,6 +241,7 @@ class Three:
     holdout: float
     stack: ExitStack  # of what has to end with them
     standing: bool = False
+    clients: dict[int, Started] = field(default_factory=dict)
 
     @property
     def shared(self) -> list[object]:
@@ -273,9 +274,10 @@ class Three:
         where = ["--server", f"127.0.0.1:{self.port}", "--holdout", self.holdout]
         return self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
 
-    def member(self, cid: int) -> Started:
-        """One of the three."""
-        return self.client(f"client-{cid}", "--cid", cid, *self.shared, "--reconnect-timeout", 0)
+    def boot(self, cid: int) -> Started:
+        """Start one of the three, which stays for all runs."""
+        self.clients[cid] = self.client(f"client-{cid}", "--cid", cid, *self.shared, "--reconnect-timeout", 0)
+        return self.clients[cid]
 
 
 @contextmanager
@@ -287,8 +289,9 @@ def three_clients(folder: Path, *features: object, holdout: float = 0.0) -> Iter
     shared: list[object] = ["--data", data, "--clients", 3]
     with ExitStack() as stack:
         three = Three(folder, free_port(), [*usual, *features], shared, holdout, stack)
-        clients = [three.member(cid) for cid in range(3)]
-        for client in clients:
+        for cid in range(3):
+            three.boot(cid)
+        for client in three.clients.values():
             client.wait_for("clips ready")
         yield three
-        stop_all(clients)
+        stop_all(three.clients.values())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flock import free_port
 
 from wordflock.quiet import SWITCHES, hush
 
@@ -56,6 +57,7 @@ FAST = ("--layer", "1", "--batch-size", "8")
 API = """
 import wordflock
 run = wordflock.train(data="data", epochs=1, layer="1", name="api")
+wordflock.evaluate(run, data="data")
 print(run.model("data/yes/" + sorted(__import__("os").listdir("data/yes"))[0]).label)
 """
 
@@ -74,23 +76,28 @@ def watcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def watched(watcher: Path, tmp_path: Path, small_speech_commands: Path) -> Callable[..., None]:
-    """Runs a Python program in a fresh HOME, and asserts that it asked no other machine and left nothing about."""
+    """Runs a Python program in a fresh HOME, and asserts that it asked no other machine and left nothing about.
+
+    `named` are the hosts that its user names, and `status` is that with which it ends.
+    """
     home, work, log = tmp_path / "home", tmp_path / "work", tmp_path / "watched.log"
     home.mkdir()
     work.mkdir()
     small_speech_commands.rename(work / "data")
     before = set(work.rglob("*"))
 
-    def run(*arguments: str) -> None:
+    def run(*arguments: str, status: int = 0, named: tuple[str, ...] = (), **more: str) -> None:
         kept = ("PATH", "PYTHONPATH", "LANG")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         environment |= {"HOME": str(home), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        environment |= {"LD_PRELOAD": str(watcher), "WATCHED": str(log)}
+        environment |= {"LD_PRELOAD": str(watcher), "WATCHED": str(log), **more}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=work, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
-        assert not log.exists(), log.read_text()
+        assert done.returncode == status, done.stdout + done.stderr
+        asked = set(log.read_text().splitlines()) if log.exists() else set()
+        assert asked == {f"look-up {host}" for host in named}, asked
+        log.unlink(missing_ok=True)
         assert {path.relative_to(home).as_posix() for path in home.glob("*/*")} <= {".cache/wordflock"}
         assert {path.relative_to(work).parts[0] for path in set(work.rglob("*")) - before} <= {"runs", "clips.png"}
 
@@ -121,8 +128,69 @@ def test_no_other_command_asks_another_machine(watched: Callable[..., None]) -> 
     watched(*command, "evaluate", "runs/b", "--data", "data")
     watched(*command, "report", "runs/b")
     watched(*command, "runs")
+    watched(*command, "compare", "runs/b", "runs/c")
+    watched(*command, "export", "runs/b", "--out", "runs/exported")
+    watched(*command, "spot", "runs/b", "data/_background_noise_/white_noise.wav")
+    watched(*command, "listen", "runs/b", "data/_background_noise_/white_noise.wav")
+    watched(*command, "evaluate-stream", "runs/b", "--positives", "data", "--negatives", "data/_background_noise_")
     watched(*command, "certificates", "runs/certificates", "--name", "pi.local")
     watched(*command, "--help")
+
+
+SWEEP = """
+mode = "train"
+[options]
+data = "data"
+layer = "1"
+epochs = 1
+[space]
+learning-rate = [1e-3, 3e-3]
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_its_report_and_an_upload_ask_no_machine_but_the_one_that_is_named(
+    watched: Callable[..., None],
+) -> None:
+    command = ("-m", "wordflock")
+    watched("-c", f"import pathlib; pathlib.Path('runs').mkdir(); pathlib.Path('runs/s.toml').write_text({SWEEP!r})")
+    watched(*command, "sweep", "runs/s.toml", "--parallel", "2")
+    watched(*command, "report", "runs/s/1")
+    hub = {"HF_ENDPOINT": "http://hub.invalid", "HF_TOKEN": "hf_of_a_test"}
+    watched(*command, "push", "runs/s/1", "ada/words", status=2, named=("hub.invalid",), **hub)
+    mirror = ("--url", "http://mirror.invalid/words.tar.gz", "--folder", "runs")
+    watched(*command, "data", "download", *mirror, status=2, named=("mirror.invalid",))
+    watched("-c", BOARD)
+
+
+BOARD = """
+import signal, subprocess, sys
+board = subprocess.Popen([sys.executable, "-m", "wordflock", "board", "runs"], stderr=subprocess.PIPE, text=True)
+for line in board.stderr:
+    if "http://" in line:
+        break
+else:
+    sys.exit("it does not start")
+board.send_signal(signal.SIGINT)
+board.communicate()
+"""
+DEVICES = """
+import os, subprocess, sys, time
+command = [sys.executable, "-m", "wordflock"]
+task = ["--data", "data", "--clients", "2", "--layer", "1", "--min-clips", "4"]
+where = ["--listen", "127.0.0.1:{port}", "--runs", "runs", "--name", "devices", "--min-clients", "2"]
+server = subprocess.Popen([*command, "server", *where, *task, "--rounds", "1", "--batch-size", "4"])
+clients = [
+    subprocess.Popen([*command, "client", "--server", "127.0.0.1:{port}", "--cid", str(cid), *task])
+    for cid in range(2)
+]
+sys.exit(any([process.wait() for process in (server, *clients)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_and_its_clients_ask_no_other_machine(watched: Callable[..., None]) -> None:
+    watched("-c", DEVICES.format(port=free_port()))
 
 
 def test_importing_wordflock_is_enough() -> None:
