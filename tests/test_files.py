@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wordflock.files import load_tensors, save_tensors, write_atomically
+from wordflock.data.manifests import open_table
+from wordflock.errors import WordflockError
+from wordflock.files import load_tensors, parse_json, parse_toml, read_named, save_tensors, write_atomically
 
 LIMITED = """
 import resource, sys
@@ -53,3 +57,20 @@ def test_tensors_in_any_memory_order_come_back(tmp_path: Path) -> None:
     assert metadata == {"epoch": "4"}
     for name, expected in tensors.items():
         np.testing.assert_array_equal(loaded[name], expected)
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.jsonl"])
+def test_what_is_nested_too_deeply_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(WordflockError, match="nested too deeply"):
+        open_table(str(tmp_path / name))
+    for parse, text in ((parse_json, "[" * 100_000), (parse_toml, b"a = " + b"[" * 100_000)):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse(text)
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path / "pipe.csv", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a file"):
+            read_named(path)

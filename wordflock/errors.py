@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+MAX_BEGINNING, MAX_END = 1600, 400  # characters of a sentence that are shown
+
 
 class WordflockError(ValueError):
     """A mistake the user can correct; the message is one sentence: the thing, its value, the remedy.
@@ -36,8 +38,14 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str = ".") -> str
     return f"; did you mean {near[0]}?" if near else otherwise
 
 
+def brief(sentence: str) -> str:
+    """A sentence without its middle, where a name or a list in it is longer than any reader's patience."""
+    longest = MAX_BEGINNING + MAX_END
+    return sentence if len(sentence) <= longest else f"{sentence[:MAX_BEGINNING]} […] {sentence[-MAX_END:]}"
+
+
 def show_warnings() -> None:
     """Show this process's own warnings as one sentence on standard error, and no one else's."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", WordflockWarning)
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(brief(f"Warning: {message}"), file=sys.stderr)

@@ -5,12 +5,14 @@ And folders that one process writes to at a time.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,29 @@ from numpy.typing import NDArray
 from wordflock.errors import WordflockError
 
 LOCK, SWITCH = ".lock", ".switch"
+
+
+def read_named(path: Path) -> bytes:
+    """The content of a file that a user names. Raises OSError, also for a pipe or a device: reading may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if path.is_dir() else "it is not a file", str(path))
+    return path.read_bytes()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError for what is not JSON, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """What TOML says. Raises ValueError for what is not TOML, or is nested too deeply to be read."""
+    try:
+        return tomllib.loads(content.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:

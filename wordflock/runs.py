@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wordflock.errors import WordflockError, did_you_mean
+from wordflock.files import parse_json, parse_toml, read_named
 
 if TYPE_CHECKING:  # `predict` finds runs by name and needs no settings of federations
     from wordflock.federation_settings import FederationSettings
@@ -52,7 +52,7 @@ def find_run(name: str | Path) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """The options of a run, with its mode. Raises WordflockError where they cannot be read."""
     try:
-        return tomllib.loads((folder / CONFIG).read_text())
+        return parse_toml(read_named(folder / CONFIG))
     except (OSError, ValueError) as error:
         raise WordflockError(f"{folder} is not a run ({error}); give a folder such as runs/<name>.") from error
 
@@ -60,11 +60,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's history, one an epoch or round."""
     path = folder / HISTORY
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_named(path).splitlines() if path.exists() else []
     history = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if not isinstance(entry, dict) or not isinstance(entry["validation_accuracy"], int | float):
                 raise ValueError(entry)
             history.append(entry)

@@ -23,7 +23,6 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ import tomli_w
 
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import FederationSettings
-from wordflock.files import write_atomically
+from wordflock.files import parse_toml, read_named, write_atomically
 from wordflock.options import Options, dashed
 from wordflock.progress import report
 from wordflock.runs import LAST, METRICS, read_history, read_metrics
@@ -60,7 +59,7 @@ class Sweep:
     def read(cls, path: Path) -> Sweep:
         """The sweep in a file. Raises WordflockError where the file or an option in it is wrong."""
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = parse_toml(read_named(path))
         except (OSError, ValueError) as error:
             raise WordflockError(f"The sweep {path} cannot be read ({error}); give a TOML file.") from error
         if unknown := content.keys() - {"mode", "search", "trials", "options", "space"}:

@@ -203,8 +203,12 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
     said = said_at_once(flock.folder, *openly)
     assert re.search(r"The server that keeps running on port \d+ has .*--authorized-keys .*; give the same", said)
     # Who is told to stop takes along the run, not the server that runs it.
-    with flock.server("stopped", rounds=9) as stopped:
+    with flock.server("stopped", rounds=999) as stopped:
         stopped.wait_for("round 1: clients")
+        # Who comes with another's number hears why it is turned away, and ends.
+        with flock.client("impostor", *flock.partition(0), key="late") as impostor:
+            assert impostor.wait() == 2, impostor.output
+            assert "turned this client away: the number 0 belongs to another key in this run" in impostor.output
         stopped.process.send_signal(signal.SIGTERM)
         assert stopped.wait() == 130
         assert "go on with: wordflock server --resume" in stopped.output

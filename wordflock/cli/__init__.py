@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 
-from wordflock.errors import OptionError, WordflockError, show_warnings
+from wordflock.errors import OptionError, WordflockError, brief, show_warnings
 from wordflock.settings import default_cache
 
 FAILED, USERS_MISTAKE, INTERRUPTED = 1, 2, 130  # exit statuses, beside 0
@@ -70,5 +70,5 @@ def on_command_line(error: OptionError) -> str:
 
 
 def _end(sentence: str, status: int) -> None:
-    print(sentence, file=sys.stderr)
+    print(brief(sentence), file=sys.stderr)
     raise SystemExit(status) from None

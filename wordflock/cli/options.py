@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
@@ -15,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter
 
 from wordflock.errors import OptionError, WordflockError, did_you_mean
+from wordflock.files import parse_toml, read_named
 from wordflock.options import DATA, FEATURES, FEDERATION, OUTPUT, PRIVACY, TRAINING, Options, dashed
 from wordflock.progress import print_line, reporting
 from wordflock.settings import PRESETS, Settings, TrainSettings
@@ -93,7 +93,7 @@ def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
     from wordflock.federation_settings import ClientSettings, ServerSettings
 
     try:
-        config = tomllib.loads(path.read_text())
+        config = parse_toml(read_named(path))
     except (OSError, ValueError) as error:
         raise WordflockError(f"--config {path} cannot be read ({error}); give a TOML file of options.") from error
     known = {dashed(f.name) for other in (TrainSettings, ServerSettings, ClientSettings) for f in fields(other)}

@@ -75,6 +75,8 @@ def list_files(source: str | Path) -> Listing:
         if path.is_file():
             entries, faults = _list_archive(path)
             return _listing(path, entries, faults)
+        if path.exists():
+            raise WordflockError(f"{source} is neither a folder nor a file; name a folder of recordings, or {KINDS}.")
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         raise WordflockError(f"{source} cannot be read ({error}); check its permissions.") from error
     raise WordflockError(f"{source} does not exist; name a folder of recordings, or {KINDS} of one.")

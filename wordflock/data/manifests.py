@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import posixpath
 import re
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from typing import Any
 
 from wordflock.data.names import nfc, printable
 from wordflock.errors import WordflockError
+from wordflock.files import parse_json, read_named
 
 # What tools call the columns, in small letters; the first one that a table has counts.
 FILE = ("file", "file_name", "filename", "audio_filepath", "filepath", "path", "link", "audio", "wav")
@@ -89,7 +89,7 @@ def open_table(path: str) -> Table:
 
         return _table(path, lambda: read_rows(path))
     try:
-        data = Path(path).read_bytes()
+        data = read_named(Path(path))
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     return _table(path, lambda: _parse(path, data.decode(encoding_of(data))))
@@ -243,7 +243,7 @@ def _parse(name: str, text: str) -> Cells:
 
 def _parse_json(text: str) -> Cells:
     lines = [text] if text.lstrip().startswith("[") else filter(str.strip, text.split("\n"))
-    rows = [row for line in lines for row in _as_list(json.loads(line))]
+    rows = [row for line in lines for row in _as_list(parse_json(line))]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("it holds something else than JSON objects")
     return list(dict.fromkeys(key for row in rows for key in row)), rows

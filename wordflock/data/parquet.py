@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from wordflock.data.archives import Members
 from wordflock.data.bounds import check_count, check_expansion
 from wordflock.errors import WordflockError
+from wordflock.files import parse_json
 
 _AUDIO = "audio"  # what the column of recordings is called
 _BATCH = 64  # rows
@@ -119,7 +119,7 @@ def _has_audio(file: Any) -> bool:
 def _class_labels(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """The names behind the numbers of each ClassLabel column, which `datasets` writes into the schema."""
     try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        features = parse_json(metadata[b"huggingface"])["info"]["features"]
         return {
             column: [str(name) for name in feature["names"]]
             for column, feature in features.items()

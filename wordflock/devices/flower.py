@@ -86,7 +86,7 @@ def foreign_code(program: bytes) -> str:
             if extra:
                 return f"the file {extra[0]!r}"
             app = tomllib.loads(archive.read("pyproject.toml").decode())["tool"]["flwr"]["app"]
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except Exception as error:  # whatever a stranger's bytes raise
         return f"a program that cannot be read ({error!r})"
     return "" if app.get("components") == COMPONENTS else f"the components {app.get('components')!r}"
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.encoder.ctranslate2 import WeightsFault
-from wordflock.files import write_atomically
+from wordflock.files import parse_json, write_atomically
 
 OURS = "wordflock_encoder"  # the metadata's key
 
@@ -56,8 +56,8 @@ def original_fingerprint(path: Path) -> str:
 def read_about(path: Path) -> dict[str, Any]:
     """What a file of ours says of itself; empty for any other file. Raises WeightsFault for a damaged one."""
     try:
-        about = json.loads(_header(path).get("__metadata__", {}).get(OURS, "{}"))
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        about = parse_json(_header(path).get("__metadata__", {}).get(OURS, "{}"))
+    except (ValueError, AttributeError, TypeError) as error:
         raise WeightsFault(f"{path.name} is damaged or no safetensors file ({error})") from error
     return about if isinstance(about, dict) else {}
 
@@ -92,7 +92,7 @@ def _read_bfloat16(path: Path, name: str) -> NDArray[np.float32]:
 def _header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return dict(json.loads(file.read(min(size, path.stat().st_size))))
+        return dict(parse_json(file.read(min(size, path.stat().st_size))))
 
 
 def _data_start(path: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from wordflock.encoder.ctranslate2 import WeightsFault, from_ctranslate2
 from wordflock.encoder.saved import original_fingerprint, read_about, read_tensors, write_encoder
 from wordflock.errors import WordflockError
+from wordflock.files import parse_json
 
 Kind = Literal["package", "path", "hub"]
 NAMES = ("tiny.en", "tiny", "base.en", "base", "small.en", "small")
@@ -247,7 +247,7 @@ def _shards(path: Path) -> list[Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise WeightsFault(f"{path.name} is not JSON ({error})") from error
     if not isinstance(content, dict):

@@ -20,6 +20,7 @@ TOLERANCE = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}  # by the number
 MAX_ENERGY = (
     4.0  # times the median client's mean square of a representation, or one part in so many: features are alike
 )
+MIN_AGREEMENT = 0.05  # cosine of what tells a client's labels apart and what tells the others' apart
 MIN_COMPARED = 3  # clients, of which one can be unlike the others
 
 
@@ -47,6 +48,38 @@ def unlike_others(sent: Mapping[Client, ScaleStatistics]) -> list[Client]:
         return []
     median = float(np.median(list(energies.values())))
     return [client for client, e in energies.items() if not median / MAX_ENERGY <= e <= median * MAX_ENERGY]
+
+
+def label_means(statistics: Statistics, scale: Scale) -> NDArray[np.float32]:
+    """The mean standardised representation of a client's clips by label, (d, labels); NaN where it has none."""
+    mass = scale.label_weights * statistics.counts
+    return np.divide(statistics.cross[:-1], np.where(mass > 0, mass, np.nan)).astype(np.float32)
+
+
+def other_words(sent: Mapping[Client, NDArray[np.float32]]) -> list[Client]:
+    """Clients whose `label_means` differ from one another in other directions than those of all others do.
+
+    What tells one word from another is alike for all who say them, and so are the differences of their means: only
+    those count, for a voice or a room moves all of a client's means. Each client counts once, however many clips it
+    says it has. One with fewer than two labels that others have too cannot be compared.
+    """
+    if len(sent) < MIN_COMPARED:
+        return []
+    there = {client: ~np.isnan(means[0]) for client, means in sent.items()}
+    total = np.sum([np.nan_to_num(means) for means in sent.values()], axis=0)
+    count = np.sum(list(there.values()), axis=0)
+    found = []
+    for client, means in sent.items():
+        both = there[client] & (count > 1)
+        if both.sum() < 2:
+            continue
+        own = means[:, both]
+        others = (total[:, both] - own) / (count[both] - 1)
+        own, others = (each - each.mean(axis=1, keepdims=True) for each in (own, others))
+        size = np.linalg.norm(own) * np.linalg.norm(others)
+        if np.vdot(own, others) < MIN_AGREEMENT * size:
+            found.append(client)
+    return found
 
 
 def check_statistics(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import Conversation
@@ -22,6 +23,8 @@ from wordflock.federation.checks import (
     check_scale_statistics,
     check_semidefinite,
     check_statistics,
+    label_means,
+    other_words,
     unlike_others,
 )
 from wordflock.federation.messages import weights_of
@@ -72,11 +75,7 @@ def closed_form_round(
     clients = [roster.clients[number] for number in roster.eligible()]
     conversation = Conversation(grid, roster, settings, "closed form")
     collection = _Collection(conversation, head, bounded=bounded)
-    scale_total, clients = collection.scale_statistics(clients)
-    if before is None:
-        scale, kept = scale_total.scale(), None
-    else:
-        scale, kept = add_labels(before[1], before[2], before[0], prepared.task.labels, scale_total.counts)
+    clients = collection.ask_for_scale(clients)
 
     def combined(sent: Statistics) -> Statistics:
         total = sent if kept is None else kept - sent if settings.take_from else kept + sent
@@ -89,7 +88,19 @@ def closed_form_round(
     # That a Gram matrix is positive semidefinite takes longer to check than to make. It is checked at once where
     # clients are strangers, and in a simulation only where the total cannot be solved.
     thorough = isinstance(settings, ServerSettings)
-    sent, clients = collection.statistics(clients, scale, keep, thorough=thorough)
+    while True:
+        scale_total = collection.scale_statistics(clients)
+        if before is None:
+            scale, kept = scale_total.scale(), None
+        else:
+            scale, kept = add_labels(before[1], before[2], before[0], prepared.task.labels, scale_total.counts)
+        sent, clients = collection.statistics(clients, scale, keep, thorough=thorough)
+        if not (liars := collection.liars(clients)):
+            break
+        for client in liars:
+            conversation.refuse(client, "sent statistics of other words than those that all others call so")
+        clients = [client for client in clients if client not in liars]
+        conversation.require(clients)
     try:
         total = combined(sent)
         solution = solve(total, scale, ridges(settings.for_streams), head.parts)
@@ -109,16 +120,19 @@ class _Collection:
         self._conversation, self._weights, self._bounded = conversation, get_weights(head), bounded
         self._size, self._labels = head.output.in_features, head.output.out_features
         self._scales: dict[int, ScaleStatistics] = {}  # of each client, where they are seen
+        self._means: dict[int, NDArray[np.float32]] = {}  # by label, likewise
+        self._scale_total: ScaleStatistics | None = None  # where they are not
         self._shares: dict[int, float] = {}  # of its clips that count, of those clients that have too many
 
-    def scale_statistics(self, clients: Sequence[Client]) -> tuple[ScaleStatistics, list[Client]]:
-        """The total of the clients' statistics of the scale, and whose they are."""
+    def ask_for_scale(self, clients: Sequence[Client]) -> list[Client]:
+        """Ask for the statistics of the scale; returns whose can be used."""
         request, shapes = self._conversation.request(self._weights), ScaleStatistics.shapes(self._size, self._labels)
         if self._conversation.settings.secure_aggregation:
             arrays, among = total_of(self._conversation, "scale", clients, request, shapes, _unread)
             total = ScaleStatistics(**arrays)
             _check_total("scale", lambda: check_scale_statistics(total, _clips(among)))
-            return total, among
+            self._scale_total = total
+            return among
 
         def read(client: Client, reply: Message) -> ScaleStatistics:
             arrays = weights_of(reply)
@@ -132,13 +146,25 @@ class _Collection:
             del sent[client]
         self._conversation.require(list(sent))
         self._scales = {client.number: one for client, one in sent.items()}
-        limit = MAX_WEIGHT * lower_median([client.clips for client in sent])
+        return list(sent)
+
+    def scale_statistics(self, clients: Sequence[Client]) -> ScaleStatistics:
+        """The total of what these clients sent; with secure aggregation the one total there is."""
+        if self._scale_total is not None:
+            return self._scale_total
         if self._bounded:
-            self._shares = {client.number: limit / client.clips for client in sent if client.clips > limit}
+            limit = MAX_WEIGHT * lower_median([client.clips for client in clients])
+            self._shares = {client.number: limit / client.clips for client in clients if client.clips > limit}
+        shapes = ScaleStatistics.shapes(self._size, self._labels)
         total = ScaleStatistics(**{name: np.zeros(shape) for name, shape in shapes.items()})
-        for client, one in sent.items():
+        for client in clients:
+            one = self._scales[client.number]
             total = total + (one * self._shares[client.number] if client.number in self._shares else one)
-        return total, list(sent)
+        return total
+
+    def liars(self, clients: Sequence[Client]) -> list[Client]:
+        """Those whose words are unlike all others', where each client's statistics are seen."""
+        return other_words({client: self._means[client.number] for client in clients if client.number in self._means})
 
     def statistics(
         self, clients: Sequence[Client], scale: Scale, keep: Keep, *, thorough: bool
@@ -154,6 +180,7 @@ class _Collection:
             if thorough:
                 check_semidefinite(one, dtype)
             keep(client.number, one)
+            self._means[client.number] = label_means(one, scale)
             if client.number in self._shares:
                 one = one * self._shares[client.number]
             return {"triangle": one.triangle, "cross": one.cross, "counts": one.counts}

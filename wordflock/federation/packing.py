@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from wordflock.arrays import Shapes, shapes_of
 from wordflock.federation.wire import MalformedMessage
+from wordflock.files import parse_json
 
 MAX_BYTES = 1 << 26  # of the arrays: what claims to be larger is not a head, and is not unpacked
 MAX_HEADING = 1 << 14  # bytes; that of the largest head has 500
@@ -61,8 +62,8 @@ def unpack(packed: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def _read_heading(heading: bytes) -> tuple[str, Shapes]:
     """The kind of numbers and the arrays' shapes, within bounds."""
     try:
-        known = json.loads(heading)
-    except (ValueError, RecursionError) as error:
+        known = parse_json(heading)
+    except ValueError as error:
         raise MalformedMessage("sent a packed head whose heading cannot be read") from error
     if not isinstance(known, dict) or known.get("kind") not in KINDS or not isinstance(known.get("shapes"), dict):
         raise MalformedMessage("sent a packed head of another kind")

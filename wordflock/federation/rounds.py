@@ -250,6 +250,7 @@ def closed_form_result(
     kept = StatisticsFolder(folder / "statistics")
     keep = kept.keep_client if settings.keep_statistics == "by-client" else lambda client, statistics: None
     result = closed_form_round(grid, roster, settings, head, keep)
+    kept.keep_only(cost["client"] for cost in result.costs)
     kept.write(result.scale, result.total)
     load_solution(head, result.solution)
     return RoundResult(get_weights(head), None, result.problems, result.costs)

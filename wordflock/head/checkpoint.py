@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wordflock.arrays import same_shapes, shapes_of
 from wordflock.encoder.spec import MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_layers
 from wordflock.errors import WordflockError
-from wordflock.files import load_tensors, save_tensors
+from wordflock.files import load_tensors, parse_json, save_tensors
 from wordflock.head.calibration import TEMPERATURES, Calibration
 from wordflock.head.kinds import KINDS
 from wordflock.head.numpy_head import Projection
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint. Raises WordflockError where it is missing, damaged or of something else."""
     weights, metadata = load_tensors(Path(path))
     try:
-        about = json.loads(metadata["wordflock"])
+        about = parse_json(metadata["wordflock"])
         if about.pop("format") != FORMAT:
             raise WordflockError(f"The checkpoint {path} was written by another version of Wordflock; train it again.")
         about["spec"] = FeatureSpec(**about["spec"])
@@ -78,7 +78,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         _check(checkpoint)
     except WordflockError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WordflockError(f"{path} is not a checkpoint of Wordflock; give a best.safetensors of a run.") from error
     for name, array in weights.items():
         if not (np.abs(array) <= largest_weight(name)).all():

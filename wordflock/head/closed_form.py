@@ -237,6 +237,13 @@ class StatisticsFolder:
         """Delete what a client sent."""
         (self.folder / f"client-{client}.safetensors").unlink(missing_ok=True)
 
+    def keep_only(self, clients: Iterable[int]) -> None:
+        """Delete what others sent, whose statistics are not in the total."""
+        names = {f"client-{client}" for client in clients}
+        for path in self.folder.glob("client-*.safetensors"):
+            if path.stem not in names:
+                path.unlink()
+
     def _save(self, name: str, arrays: dict[str, Array]) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         save_tensors(self.folder / f"{name}.safetensors", arrays, {})

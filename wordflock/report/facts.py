@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wordflock.errors import WordflockError
+from wordflock.files import parse_json, parse_toml, read_named
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.neighbours import Neighbour, read_neighbours
 from wordflock.predictions import ClipPrediction, read_predictions
@@ -91,8 +90,8 @@ def read_run(folder: Path) -> RunFacts:
     if not (folder / METRICS).is_file():
         raise WordflockError(f"The run {folder} is not finished, and has nothing to report; resume it first.")
     try:
-        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        config = parse_toml(read_named(folder / "config.toml"))
+        metrics = parse_json(read_named(folder / METRICS))
         if not isinstance(metrics, dict):
             raise ValueError(f"{METRICS} is not an object")
         history = read_history(folder)

@@ -20,7 +20,7 @@ from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.data.loading import read_samples
 from wordflock.data.task import Task, examples
 from wordflock.errors import OptionError, WordflockError
-from wordflock.files import write_atomically
+from wordflock.files import parse_json, write_atomically
 from wordflock.head.checkpoint import Checkpoint
 from wordflock.spotting.decisions import Rule
 from wordflock.spotting.listener import HOP, Listener, keyword_places, rule_of
@@ -139,7 +139,7 @@ def open_export(path: Path) -> Listener:
 
     try:
         model = onnx.load(str(path))
-        about = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+        about = parse_json({entry.key: entry.value for entry in model.metadata_props}[METADATA])
         places, keywords = keyword_places(about["labels"])
         kept = onnx.utils.Extractor(model).extract_model([LOG_MEL], [PROBABILITIES])
         session = _session(kept.SerializeToString())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -167,18 +168,19 @@ class _Ring:
             if len(shares[number]) < need <= len(shares[number]) + unread:
                 raise _Spoiled(number, f"sent shares of its secrets that {unread} of its neighbours cannot read")
             _require(len(shares[number]), need)
+            secret = _secret(shares[number], need, partial(self._fits, number, shared if number in masked else None))
+            if secret is None:
+                raise _Spoiled(number, "sent shares of its secrets that do not fit")
             if number in masked:
-                digest = shared.hashes[number]
-                seed = _secret(shares[number], need, lambda seed, d=digest: hashlib.sha256(seed).digest() == d)
-                if seed is None:
-                    raise _Spoiled(number, "sent shares of its mask that do not fit")
-                total -= mask(seed, len(total))
+                total -= mask(secret, len(total))
             else:
-                public = self.keys[number][0]
-                scalar = _secret(shares[number], need, lambda scalar, p=public: _public_key(scalar) == p)
-                if scalar is None:
-                    raise _Spoiled(number, "sent shares of its key that do not fit")
-                self._remove_pairs(total, number, scalar, masked)
+                self._remove_pairs(total, number, secret, masked)
+
+    def _fits(self, number: int, shared: _Shared | None, secret: bytes) -> bool:
+        """Whether this is the seed of a client's own mask, or without `shared` its key for masks with neighbours."""
+        if shared is not None:
+            return hashlib.sha256(secret).digest() == shared.hashes[number]
+        return _public_key(secret) == self.keys[number][0]
 
     def _gather_shares(self, masked: set[int], shared: _Shared) -> dict[int, list[bytes]]:
         """Shares of the masks of clients that are in the total, and of the keys of those that are gone.
