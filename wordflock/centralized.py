@@ -16,7 +16,8 @@ from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.adamw import AdamW
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint, set_weights
-from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, ridges, solve
+from wordflock.head.closed_form import Scale, Statistics, ridges, solve
+from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import (
     Recipe,

@@ -13,7 +13,9 @@ from wordflock.settings import CLOSED_FORM, HeadSettings, Settings
 class PartitionSettings(Settings):
     """Which clips belong to which client."""
 
-    clients: int = option(100, "Number of clients that share the training clips.", FEDERATION, minimum=1)
+    clients: int = option(
+        100, "Number of clients that share the training clips.", FEDERATION, minimum=1, maximum=1_000_000
+    )
     partition: str = option(
         "speaker",
         "How clips are divided among the clients.",

@@ -62,7 +62,8 @@ class Options:
                 raise OptionError(f.name, value, f"is too small; the minimum is {minimum}")
             if maximum is not None and not value <= maximum:
                 raise OptionError(f.name, value, f"is too large; the maximum is {maximum}")
-            if value == math.inf and not f.metadata["infinite"]:
+            infinite = value == math.inf and f.metadata["infinite"]
+            if isinstance(value, float) and not math.isfinite(value) and not infinite:
                 raise OptionError(f.name, value, "is not a finite number")
 
     def as_config(self) -> dict[str, str | int | float | bool]:

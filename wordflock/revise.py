@@ -26,7 +26,8 @@ from wordflock.errors import WordflockError
 from wordflock.federation_settings import FederationSettings
 from wordflock.files import finish_switch, locked, switching, write_atomically
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
-from wordflock.head.closed_form import Scale, Statistics, StatisticsFolder, add_labels, ridges, solve
+from wordflock.head.closed_form import Scale, Statistics, add_labels, ridges, solve
+from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.torch_head import Head
 from wordflock.head.training import output_weights, statistics_of
 from wordflock.prepare import encode_augmented, load_table, prepare

@@ -55,7 +55,7 @@ MISTAKES = {
     "prepare: no encoder": (f"prepare {WORDS_OF_SMALL} --encoder text.txt", "text.txt cannot be used"),
     "prepare: a folder without": (f"prepare {WORDS_OF_SMALL} --encoder words", "words cannot be used"),
     "prepare: too short a window": (f"prepare {WORDS_OF_SMALL} --window 0.1", "0.1 s is outside 0.2 to 30"),
-    "prepare: no window": (f"prepare {WORDS_OF_SMALL} --window nan", "nan s is outside 0.2 to 30"),
+    "prepare: no window": (f"prepare {WORDS_OF_SMALL} --window nan", "--window nan is not a finite number"),
     "prepare: longer than it hears": (f"prepare {WORDS_OF_SMALL} --window 3", "sees 2.0 s at most"),
     "prepare: no such layer": (f"prepare {WORDS_OF_SMALL} --layer 9", "layers 1 to 3"),
     "prepare: no layer": (f"prepare {WORDS_OF_SMALL} --layer top", "'top' is neither"),

@@ -17,7 +17,7 @@ import pytest
 from flock import Started, Three, three_clients, tones, wait_until
 
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import StatisticsFolder
+from wordflock.head.statistics_folder import StatisticsFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 

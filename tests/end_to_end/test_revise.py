@@ -17,8 +17,9 @@ from wordflock.errors import WordflockError
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import StatisticsFolder, solve
+from wordflock.head.closed_form import solve
 from wordflock.head.metrics import Score
+from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.training import SHARPNESS, statistics_of
 from wordflock.partition import federation
 from wordflock.progress import reporting

@@ -18,7 +18,8 @@ from wordflock.federation.messages import content, weights_of
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import load_checkpoint
-from wordflock.head.closed_form import ScaleStatistics, Statistics, StatisticsFolder, solve
+from wordflock.head.closed_form import ScaleStatistics, Statistics, solve
+from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.torch_head import build_head
 from wordflock.head.training import SHARPNESS, pool
 

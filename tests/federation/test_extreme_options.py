@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -50,6 +52,18 @@ def test_no_option_takes_a_number_that_is_not_finite_or_outside_its_bounds(kind:
         assert about[bound] is None or beyond * (taken - about[bound]) <= 0
 
 
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """2 GiB more than the process has, which a number that asks for more must not take from the machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("strategy", ["fedadam", "closed-form", "private"])
 @pytest.mark.parametrize("name", [name for name in numbers(FederationSettings) if name not in FOREVER])
 def test_what_is_taken_works_or_is_refused(tmp_path: Path, play: Any, name: str, strategy: str) -> None:

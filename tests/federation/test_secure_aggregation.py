@@ -20,7 +20,7 @@ from wordflock.federation import client_app
 from wordflock.federation.asking import Conversation
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import content, task_record, weights_of
-from wordflock.federation.roster import Client
+from wordflock.federation.roster import Client, Roster
 from wordflock.federation.secure import client as secure_client
 from wordflock.federation.secure import masking
 from wordflock.federation.secure.masking import STEP, from_fixed_point, neighbourhoods, threshold, to_fixed_point
@@ -28,7 +28,7 @@ from wordflock.federation.secure.server import secure_total
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights, load_checkpoint
-from wordflock.head.closed_form import StatisticsFolder
+from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.torch_head import build_head
 
 LENGTH = 7
@@ -61,7 +61,8 @@ def application(vectors, before=lambda stage, number: None, after=lambda stage, 
 def total_of(vectors, **events):
     with in_process_grid(application(vectors, **events), len(vectors), {}, 1) as grid:
         clients = [Client(n, n + 2, 1, 0, 0.0, "", "") for n in range(len(vectors))]
-        conversation = Conversation(grid, None, FederationSettings(round_timeout=60.0), "test")
+        settings = FederationSettings(round_timeout=60.0)
+        conversation = Conversation(grid, Roster(grid, settings, None), settings, "test")
         total, among = secure_total(conversation, clients, "any", RecordDict({"config": ConfigRecord({})}), LENGTH)
     problems = [re.fullmatch(r"client (\d+) (.*)", problem).groups() for problem in conversation.problems]
     return total, [client.number for client in among], [(int(number), problem) for number, problem in problems]

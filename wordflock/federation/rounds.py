@@ -32,8 +32,8 @@ from wordflock.federation.secure.server import secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
-from wordflock.head.closed_form import StatisticsFolder
 from wordflock.head.metrics import Score
+from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.torch_head import Head
 from wordflock.head.training import load_solution
 from wordflock.privacy.accounting import Releases, next_noise, rounds_clip

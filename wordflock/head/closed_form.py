@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 
 from wordflock.arrays import shapes_of
 from wordflock.errors import WordflockError
-from wordflock.files import load_tensors, save_tensors
 
 Array = NDArray[np.float64]
 ROWS = 128  # of a Gram matrix, computed together
@@ -205,51 +203,6 @@ def _triangle(x: Array) -> Array:
             triangle[start : start + length] = block[row, row:]
             start += length
     return triangle
-
-
-class StatisticsFolder:
-    """Statistics on disk, as safetensors files: the total with the scale, and those of single clients."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def write(self, scale: Scale, total: Statistics) -> None:
-        """Keep the total."""
-        self._save("total", {**total.packed(), **scale.packed()})
-
-    def keep_client(self, client: int, statistics: Statistics) -> None:
-        """Keep what a client sent."""
-        self._save(f"client-{client}", statistics.packed())
-
-    def read(self) -> tuple[Scale, Statistics]:
-        """The scale and the total. Raises WordflockError where there are none."""
-        arrays = self._load("total")
-        return Scale.unpacked(arrays), Statistics(arrays["triangle"], arrays["cross"], arrays["counts"])
-
-    def client(self, client: int) -> Statistics | None:
-        """What a client sent, where it was kept."""
-        if not (self.folder / f"client-{client}.safetensors").exists():
-            return None
-        arrays = self._load(f"client-{client}")
-        return Statistics(arrays["triangle"], arrays["cross"], arrays["counts"])
-
-    def drop_client(self, client: int) -> None:
-        """Delete what a client sent."""
-        (self.folder / f"client-{client}.safetensors").unlink(missing_ok=True)
-
-    def keep_only(self, clients: Iterable[int]) -> None:
-        """Delete what others sent, whose statistics are not in the total."""
-        names = {f"client-{client}" for client in clients}
-        for path in self.folder.glob("client-*.safetensors"):
-            if path.stem not in names:
-                path.unlink()
-
-    def _save(self, name: str, arrays: dict[str, Array]) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        save_tensors(self.folder / f"{name}.safetensors", arrays, {})
-
-    def _load(self, name: str) -> dict[str, Array]:
-        return load_tensors(self.folder / f"{name}.safetensors")[0]
 
 
 @dataclass(frozen=True)
