@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
+from flwr.clientapp import ClientApp
 
 from wordflock.encoder.spec import FeatureSpec
+from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.messages import content
 from wordflock.federation.roster import Client, Roster, replies_to
 from wordflock.federation_settings import FederationSettings, ServerSettings
@@ -121,24 +123,25 @@ def server_roster(tmp_path, **options) -> Roster:
 
 
 def test_a_number_and_a_name_belong_to_the_first_key_that_came_with_them(tmp_path):
-    with_keys = {"authorized_keys": "keys", "certificates": "tls"}
-    some, told = server_roster(tmp_path, **with_keys), []
-    some.grid = SimpleNamespace(push_messages=told.extend)
-    introduce(some, 7, 0, "kitchen")
-    introduce(some, 8, 0)
-    introduce(some, 9, 4, "kitchen")
-    assert [(message.metadata.dst_node_id, message.content["config"]["reason"]) for message in told] == [
-        (8, "the number 0 belongs to another key in this run; give it another --cid or --name"),
-        (9, "the name kitchen belongs to another key in this run; give it another --name"),
-    ]
-    assert {number: client.node for number, client in some.clients.items()} == {0: 7}
-    assert some._turned_away == {8, 9}
-    resumed = server_roster(tmp_path, **with_keys)
-    resumed.grid = some.grid
-    introduce(resumed, 8, 0)
-    introduce(resumed, 7, 1)
-    introduce(resumed, 7, 0, "kitchen")
-    assert {number: client.node for number, client in resumed.clients.items()} == {0: 7}
+    with in_process_grid(ClientApp(), 1, {}, 1):  # a message needs a run
+        with_keys = {"authorized_keys": "keys", "certificates": "tls"}
+        some, told = server_roster(tmp_path, **with_keys), []
+        some.grid = SimpleNamespace(push_messages=told.extend)
+        introduce(some, 7, 0, "kitchen")
+        introduce(some, 8, 0)
+        introduce(some, 9, 4, "kitchen")
+        assert [(message.metadata.dst_node_id, message.content["config"]["reason"]) for message in told] == [
+            (8, "the number 0 belongs to another key in this run; give it another --cid or --name"),
+            (9, "the name kitchen belongs to another key in this run; give it another --name"),
+        ]
+        assert {number: client.node for number, client in some.clients.items()} == {0: 7}
+        assert some._turned_away == {8, 9}
+        resumed = server_roster(tmp_path, **with_keys)
+        resumed.grid = some.grid
+        introduce(resumed, 8, 0)
+        introduce(resumed, 7, 1)
+        introduce(resumed, 7, 0, "kitchen")
+        assert {number: client.node for number, client in resumed.clients.items()} == {0: 7}
 
 
 def test_without_keys_a_device_that_comes_back_takes_its_number_again(tmp_path):

@@ -168,6 +168,8 @@ def _private_round(this: Round) -> RoundResult:
         return dict(head), {"release": [noise, *trained.draw], "problems": conversation.problems, "costs": costs}
 
     kept, about = Released(this.folder, this.number).once("head", release)
+    # A strategy must have seen the weights before it aggregates, and has not where the release was kept from before.
+    train_messages(this.strategy, this.number, this.weights, [0])
     mean = {name: kept[name] for name in this.weights}  # in the head's own order: files have the alphabet's
     trial, head, score, problem = _aggregated(this, Message(content(mean, num_examples=1), 0, MessageType.TRAIN))
     if problem:
