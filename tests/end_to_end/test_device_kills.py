@@ -31,7 +31,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    with three_clients(tmp_path_factory.mktemp("killed")) as three:
+    with three_clients(tmp_path_factory.mktemp("killed"), "--layer", "last") as three:
         yield three
 
 

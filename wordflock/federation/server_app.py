@@ -239,7 +239,6 @@ def _go_on(
     done = int(last.training["round"])
     if _strategy_file(run.folder, done).exists():
         set_state(strategy, load_tensors(_strategy_file(run.folder, done))[0])
-    _forget_strategies(run.folder, done)  # a kill may have left one more
     # In the head's own order, in which FedAvgM has its momenta: files have the alphabet's.
     return {name: last.weights[name] for name in untrained}, done
 
