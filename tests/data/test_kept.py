@@ -161,6 +161,15 @@ def test_an_archive_s_table_is_kept_as_well(
     assert load_clips(archive, cache=tmp_path / "cache") == first
 
 
+def test_the_last_tables_stay_and_older_ones_go(
+    folder: Path, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MAX_TABLES", 2)
+    for few in (0, 1, 2, 2, 1):
+        load_clips(folder, cache=tmp_path / "cache", few=few)
+    assert len(made) == 3 and len(list((tmp_path / "cache" / "tables").iterdir())) == 2
+
+
 def test_sources_that_are_not_there_are_said_as_before(tmp_path: Path) -> None:
     with pytest.raises(WordflockError, match="does not exist"):
         load_clips(tmp_path / "missing", cache=tmp_path / "cache")

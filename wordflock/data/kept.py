@@ -34,6 +34,7 @@ from wordflock.progress import report, reporting
 
 FOLDER = "tables"  # in the cache
 MIN_KEPT = 10_000  # clips; with fewer it would save less than a second
+MAX_TABLES = 20  # the last ones written stay
 SETTLED = 2.0  # seconds that the last change must be away: clocks of file systems are coarse
 
 Array = NDArray[Any]
@@ -68,6 +69,9 @@ def kept_table(
         with suppress(OSError, ValueError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(path, key, table, said)
+            written = sorted(path.parent.glob("*.safetensors"), key=lambda one: one.stat().st_mtime_ns)
+            for old in written[:-MAX_TABLES]:
+                old.unlink(missing_ok=True)
     return table
 
 
