@@ -97,7 +97,7 @@ def test_a_server_without_data_takes_clients_with_several_layers(three: Three, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layers", "pooled"), product(LAYERS, (False, True)))
+@pytest.mark.parametrize(("layers", "pooled"), list(product(LAYERS, (False, True))))
 def test_every_strategy_works_with_every_kind_of_features(layers: str, pooled: bool, tmp_path: Path) -> None:
     heads = HEADS[3:] if pooled else UNPOOLED
     problems = []
