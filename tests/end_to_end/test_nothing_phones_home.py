@@ -155,9 +155,9 @@ def test_a_sweep_its_report_and_an_upload_ask_no_machine_but_the_one_that_is_nam
     command = ("-m", "wordflock")
     watched("-c", f"import pathlib; pathlib.Path('runs').mkdir(); pathlib.Path('runs/s.toml').write_text({SWEEP!r})")
     watched(*command, "sweep", "runs/s.toml", "--parallel", "2")
-    watched(*command, "report", "runs/s/1")
+    watched(*command, "report", "runs/s/best")
     hub = {"HF_ENDPOINT": "http://hub.invalid", "HF_TOKEN": "hf_of_a_test"}
-    watched(*command, "push", "runs/s/1", "ada/words", status=2, named=("hub.invalid",), **hub)
+    watched(*command, "push", "runs/s/best", "ada/words", status=2, named=("hub.invalid",), **hub)
     mirror = ("--url", "http://mirror.invalid/words.tar.gz", "--folder", "runs")
     watched(*command, "data", "download", *mirror, status=2, named=("mirror.invalid",))
     watched("-c", BOARD)
