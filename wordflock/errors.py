@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
+MAX_NAME, NAME_END = 300, 50  # characters of a name that is shown whole; of a longer one's end
 MAX_BEGINNING, MAX_END = 1600, 400  # characters of a sentence that are shown
 
 
@@ -39,7 +41,9 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str = ".") -> str
 
 
 def brief(sentence: str) -> str:
-    """A sentence without its middle, where a name or a list in it is longer than any reader's patience."""
+    """A sentence without the middle of very long names, and without its own middle where a list makes it very long."""
+    ends = MAX_NAME - NAME_END, NAME_END
+    sentence = re.sub(rf"(\S{{{ends[0]}}})\S+(\S{{{ends[1]}}})", r"\1 […] \2", sentence)
     longest = MAX_BEGINNING + MAX_END
     return sentence if len(sentence) <= longest else f"{sentence[:MAX_BEGINNING]} […] {sentence[-MAX_END:]}"
 

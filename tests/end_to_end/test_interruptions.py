@@ -190,7 +190,7 @@ def test_an_encoding_that_is_interrupted_loses_nothing_that_it_finished(wordfloc
 def test_an_encoding_on_a_full_disk_goes_on_when_there_is_room(wordflock: Wordflock, whole: Path) -> None:
     prepare = f"prepare {WORDS_OF_SMALL} --cache small"
     features, index = (
-        next(wordflock.path("cache").glob(f"features/*-0.40s-last-by*/{name}.*")) for name in ("features", "index")
+        next(wordflock.path("cache").glob(f"features/*-0.40s-2+3+last-by*/{name}.*")) for name in ("features", "index")
     )
     room = pages(wordflock.path("cache/files.sqlite")) + pages(index) + pages(features) // 2
     with small_disk(wordflock.path("small"), str(room)) as disk:
