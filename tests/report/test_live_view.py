@@ -86,6 +86,15 @@ def test_the_terminal_shows_rounds_clients_and_refusals(run: Path) -> None:
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
+def test_without_validation_clips_no_accuracy_is_shown(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    lines = [{**line, "validation_accuracy": 0.0, "validation_loss": 0.0} for line in lines]
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    console = Console(width=80, record=True, force_terminal=True, file=io.StringIO())
+    console.print(picture(Watched(run).now(), console))
+    assert console.export_text().splitlines()[0].rstrip() == "run · stopped · round 3 of 10"
+
+
 def test_without_a_terminal_the_state_is_printed_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     watch(run)
     assert capsys.readouterr().out.startswith("run · stopped · round 3 of 10")

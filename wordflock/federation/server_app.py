@@ -150,9 +150,10 @@ def _train_rounds(
             _tidy(run.folder, number, number + 1)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
             eligible = f"of {len(roster.eligible())} " if devices else ""
+            measured = f"accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}" if score.clips else "not measured"
             own = f"client accuracy = {client_score.accuracy:.4f}, " if client_score else ""
             report(
-                f"round {number}: accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}, {own}"
+                f"round {number}: {measured}, {own}"
                 f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
             )
     metrics: dict[str, Any] = {"seconds": seconds, "rounds": rounds}

@@ -118,7 +118,7 @@ def _headline(run: LiveRun) -> list[tuple[str, str]]:
     facts = run.facts
     total = f" of {run.total}" if run.total else ""
     lines = [("state", run.state), (facts.counter, f"{run.done}{total}")]
-    if facts.history:
+    if run.best is not None:
         lines.append(("validation accuracy", share_of(facts.history[-1]["validation_accuracy"])))
         lines.append(("best so far", share_of(run.best)))
     if run.clients:

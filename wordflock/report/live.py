@@ -65,8 +65,10 @@ class LiveRun:
 
     @property
     def best(self) -> float | None:
-        """The best validation accuracy so far."""
-        return max((line["validation_accuracy"] for line in self.facts.history), default=None)
+        """The best validation accuracy so far; None where there are no validation clips, or no round is done."""
+        best = max((line["validation_accuracy"] for line in self.facts.history), default=None)
+        # Without clips to score on, accuracy and loss are 0.
+        return best if best or any(line.get("validation_loss") for line in self.facts.history) else None
 
     def count(self, *states: str) -> int:
         """The clients in any of these states."""

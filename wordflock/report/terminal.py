@@ -57,7 +57,7 @@ def picture(run: LiveRun, console: Console) -> RenderableType:
         words.append(f"test {share_of(facts.test['accuracy'])}")
     parts: list[RenderableType] = [Text(" · ".join(words), style="bold")]
     values = [line["validation_accuracy"] for line in facts.history]
-    if len(values) > 1:
+    if len(values) > 1 and run.best is not None:
         parts.append(Text("\n".join(plot(values, console.width - 8, ascii_only=console.options.ascii_only))))
     if run.clients:
         parts += [Text(_counts(run)), _table(run)]
