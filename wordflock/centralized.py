@@ -183,7 +183,7 @@ def _train_closed_form(
 def _statistics(head: Head, prepared: Prepared) -> tuple[Scale, Statistics]:
     """The sums over the training clips that the closed form needs."""
     features = prepared.features["train"]
-    scale = scale_statistics_of(head, features, len(prepared.task.labels)).scale()
+    scale = scale_statistics_of(head, features, len(prepared.task.labels)).scale(prepared.task.labels)
     return scale, statistics_of(head, features, scale)
 
 

@@ -209,7 +209,7 @@ def test_a_label_that_no_client_has_is_said(tmp_path, play):
     federation = play([30, 30])
     for member in federation.members:
         member.train.labels[member.train.labels == 3] = 0
-    with pytest.raises(WordflockError, match="no clips with any client"):
+    with pytest.raises(WordflockError, match="no training clips of "):
         simulate(options(tmp_path, clients=2))
 
 

@@ -91,7 +91,7 @@ def closed_form_round(
     while True:
         scale_total = collection.scale_statistics(clients)
         if before is None:
-            scale, kept = scale_total.scale(), None
+            scale, kept = scale_total.scale(prepared.task.labels), None
         else:
             scale, kept = add_labels(before[1], before[2], before[0], prepared.task.labels, scale_total.counts)
         sent, clients = collection.statistics(clients, scale, keep, thorough=thorough)

@@ -73,13 +73,18 @@ class ScaleStatistics:
             raise ValueError("not sums over clips")
         return statistics
 
-    def scale(self) -> Scale:
+    def scale(self, labels: Sequence[str] = ()) -> Scale:
         """Mean and standard deviation of every coordinate, and label weights that make all labels count alike.
 
-        Raises WordflockError where a label has no clips at all.
+        Raises WordflockError where a label has no clips at all; it names the label, or its number without `labels`.
         """
         if not self.counts.all():
-            raise WordflockError(f"Labels {np.flatnonzero(self.counts == 0).tolist()} have no clips with any client.")
+            names = labels or [f"label {number}" for number in range(len(self.counts))]
+            missing = ", ".join(names[place] for place in np.flatnonzero(self.counts == 0))
+            raise WordflockError(
+                f"There are no training clips of {missing}; add recordings, or choose other labels with --keywords, "
+                "--no-unknown and --no-silence."
+            )
         clips = self.counts.sum()
         mean = self.total / clips
         deviation = np.sqrt(np.maximum(self.squares / clips - np.square(mean), 0.0))
