@@ -118,6 +118,8 @@ def test_optuna_searches_and_resumes(quick: Path) -> None:
         ("[options]\nepochs = 1\n[space]\nepochs = [1]\n", "cannot search 'epochs'"),
         ("[space]\nepochs = {low = 1, high = 2}\n", "needs a list of values"),
         ('[space]\nhead = ["convex"]\n', "is none of"),
+        ('[space]\nhead = ["mean", "atentive"]\n', "atentive' is none of .*; did you mean attentive"),
+        ('search = "optuna"\n[space]\nholdout = {low = 0.1, high = 7}\n', "holdout"),
         ('mode = "server"\n[space]\nepochs = [1]\n', "needs mode train or simulate"),
     ],
 )

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from wordflock.errors import WordflockError
+from wordflock.errors import OptionError, WordflockError
 from wordflock.federation_settings import FederationSettings
 from wordflock.files import parse_toml, read_named, write_atomically
 from wordflock.options import Options, dashed
@@ -61,7 +61,8 @@ class Sweep:
         try:
             content = parse_toml(read_named(path))
         except (OSError, ValueError) as error:
-            raise WordflockError(f"The sweep {path} cannot be read ({error}); give a TOML file.") from error
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise WordflockError(f"The sweep {path} cannot be read ({problem}); give a TOML file.") from error
         if unknown := content.keys() - {"mode", "search", "trials", "options", "space"}:
             raise WordflockError(f"The sweep {path} has an unknown key {min(unknown)!r}; see wordflock sweep --help.")
         sweep = cls(
@@ -87,7 +88,11 @@ class Sweep:
             if not (isinstance(values, list) and values) and not (a_range and self.search == "optuna"):
                 raise WordflockError(f"The sweep {path} needs a list of values for {key!r}, or with optuna a range.")
         first = {key: values[0] if isinstance(values, list) else values["low"] for key, values in self.space.items()}
-        MODES[self.mode].from_config({**self.options, **first})  # raises for a wrong type or value
+        ranges = {key: [values["high"]] for key, values in self.space.items() if isinstance(values, dict)}
+        for key, values in {**self.space, **ranges}.items():
+            for value in values:
+                # Raises for a wrong type or value.
+                MODES[self.mode].from_config({**self.options, **first, key: value})
 
     def grid(self) -> list[dict[str, Any]]:
         """All combinations of the values, in order."""
@@ -111,6 +116,8 @@ def sweep(path: Path, folder: Path, parallel: int = 0) -> tuple[list[Trial], Pat
     Raises WordflockError where the folder is another sweep's, or no trial succeeds.
     """
     what = Sweep.read(path)
+    if parallel < 0:
+        raise OptionError("parallel", parallel, "is too small; the minimum is 0, one trial a processor core")
     folder.mkdir(parents=True, exist_ok=True)
     mine, content = folder / SWEEP, path.read_bytes()
     if mine.exists() and mine.read_bytes() != content:

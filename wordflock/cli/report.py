@@ -176,7 +176,7 @@ def sweep(
         str, Parameter(help="Name of the sweep, its folder below --runs. (default: that of the file)")
     ] = "",
     runs: Annotated[str, Parameter(help="Folder for runs.")] = "runs",
-    parallel: Annotated[int, Parameter(help="Trials at the same time. (default: one a processor core)")] = 0,
+    parallel: Annotated[int, Parameter(help="Trials at the same time; 0: one for each processor core.")] = 0,
 ) -> None:
     """Train with many settings, compare them on validation clips, and score the best on the test split."""
     from wordflock.report.page import write_sweep
