@@ -166,7 +166,7 @@ def format_streams(evaluation: StreamEvaluation) -> str:
 
 
 def _share(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f}% [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    return f"{100 * rate.value:.1f}% [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate.of else "not measured"
 
 
 def _rate(rate: Rate) -> str:
