@@ -200,7 +200,12 @@ def test_thresholds_are_by_word() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [({"threshold": {"medium": 0.5}}, "medium"), ({"threshold": 2.0}, "outside 0 to 1"), ({"rate": 100}, "100 Hz")],
+    [
+        ({"threshold": {"medium": 0.5}}, "medium"),
+        ({"threshold": 2.0}, "outside 0 to 1"),
+        ({"threshold": "a"}, "outside 0 to 1"),
+        ({"rate": 100}, "100 Hz"),
+    ],
 )
 def test_wrong_arguments_are_said(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(WordflockError, match=said):
@@ -213,6 +218,11 @@ def test_wrong_arguments_are_said(arguments: dict[str, object], said: str) -> No
 def test_what_is_not_sound_is_refused(samples: NDArray[np.float32]) -> None:
     with pytest.raises(WordflockError):
         Detector(tone_listener()).feed(samples)
+
+
+def test_samples_in_a_list_are_refused() -> None:
+    with pytest.raises(WordflockError, match="A list is not sound; feed a NumPy array"):
+        Detector(tone_listener()).feed([0] * 1_600)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("window", "hop"), [(1.0, 0.1), (1.38, 0.1), (0.2, 0.3), (3.0, 0.25)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,6 @@ def _thresholds(listener: Listener, wanted: float | Mapping[str, float] | None) 
     for label, value in given.items():
         if label not in own:
             raise WordflockError(f"The model has no keyword {label!r}{did_you_mean(label, own)}")
-        if not 0 < value <= 1:
-            raise WordflockError(f"A threshold of {value} for {label} is outside 0 to 1; give one within.")
+        if not isinstance(value, Real) or not 0 < value <= 1:
+            raise WordflockError(f"A threshold of {value!r} for {label} is outside 0 to 1; give one within.")
     return tuple(float(given.get(label, value)) for label, value in own.items())

@@ -134,6 +134,8 @@ def file_blocks(path: str | Path) -> Source:
     """
     import soundfile
 
+    if not Path(path).exists():
+        raise WordflockError(f"{path} cannot be read as audio (it does not exist); check the path.")
     problem = f"{path} cannot be read as audio ({{}}); convert it to WAV or FLAC."
     try:
         sound = soundfile.SoundFile(str(path))

@@ -99,6 +99,8 @@ def mono(samples: NDArray[Any]) -> Samples:
 
     Raises WordflockError for other shapes and types, and for what is not finite.
     """
+    if not isinstance(samples, np.ndarray):
+        raise WordflockError(f"A {type(samples).__name__} is not sound; feed a NumPy array of int16, int32 or float32.")
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
         raise WordflockError(
             f"Samples of type {samples.dtype} and shape {samples.shape} are not sound; feed (n,) or (n, channels) of "
