@@ -11,7 +11,9 @@ def split_address(address: str, option: str) -> tuple[str, int]:
     """Host and port of HOST:PORT or [HOST]:PORT. Raises WordflockError for anything else."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not int(port) < 65536:
-        raise WordflockError(f"{option} {address!r} is not HOST:PORT, such as 192.168.1.10:8000.")
+        raise WordflockError(
+            f"{option} {address!r} is not HOST:PORT, such as 127.0.0.1:8000; the port is 65535 at most."
+        )
     return host.strip("[]"), int(port)
 
 

@@ -95,7 +95,8 @@ def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
     try:
         config = parse_toml(read_named(path))
     except (OSError, ValueError) as error:
-        raise WordflockError(f"--config {path} cannot be read ({error}); give a TOML file of options.") from error
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise WordflockError(f"--config {path} cannot be read ({problem}); give a TOML file of options.") from error
     known = {dashed(f.name) for other in (TrainSettings, ServerSettings, ClientSettings) for f in fields(other)}
     for key in config:
         if key not in known | {MODE}:

@@ -211,7 +211,8 @@ def _check(intervals: Sequence[Interval], recording: _Recording, seconds: float)
         if not interval.label:
             raise WordflockError(f"{at} has no label; write it into the labels, or give --label.")
         if interval.end > seconds + MARGIN or interval.start >= seconds:
-            raise WordflockError(f"{at} ends after {interval.end:.3f} s, and the recording after {seconds:.3f} s.")
+            ends = f"ends after {interval.end:.3f} s, and the recording after {seconds:.3f} s"
+            raise WordflockError(f"{at} {ends}; are these the labels of this recording?")
         if interval.end <= interval.start:
             raise WordflockError(f"{at} is a point; drag it over the whole word.")
 
