@@ -49,6 +49,7 @@ def runs(
     as_json: Annotated[bool, Parameter(name="--json", help="Print JSON.", negative=())] = False,
 ) -> None:
     """List the runs: name, mode, data, accuracy on the test split, date."""
+    from wordflock.options import split_lines
     from wordflock.runs import list_runs
 
     order = {"date": lambda run: run.date, "accuracy": lambda run: -(run.accuracy or 0.0), "name": lambda run: run.name}
@@ -59,7 +60,7 @@ def runs(
     rows = [["name", "mode", "data", "accuracy", "date"]]
     for run in listed:
         accuracy = "" if run.accuracy is None else f"{run.accuracy:.4f}"
-        rows.append([run.name, run.mode, run.data, accuracy, f"{run.date:%Y-%m-%d %H:%M}"])
+        rows.append([run.name, run.mode, ", ".join(split_lines(run.data)), accuracy, f"{run.date:%Y-%m-%d %H:%M}"])
     _print_table(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wordflock.options import split_lines
 from wordflock.report import facts
 from wordflock.report.facts import RunFacts
 
@@ -15,7 +16,8 @@ def percent(value: float) -> str:
 
 def data_name(run: RunFacts) -> str:
     """The data set's name, without the folders of the machine that it is on: pages and cards are shared."""
-    return Path(str(run.config.get("data") or "the recordings of its clients")).name
+    sources = split_lines(str(run.config.get("data") or "the recordings of its clients"))
+    return ", ".join(Path(source).name for source in sources)
 
 
 def headline(run: RunFacts) -> list[tuple[str, str]]:
