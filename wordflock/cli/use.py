@@ -57,10 +57,12 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Say which word each recording holds: one line each, with the label and its confidence."""
-    from wordflock.errors import WordflockError
+    from wordflock.errors import OptionError, WordflockError
     from wordflock.spotting.predict import load, predict_files
 
     refuse_options(files)
+    if top < 0:
+        raise OptionError("top", top, "is too small; the minimum is 0")
     failed = False
     for name, answer in predict_files(load(model, encoder=encoder, threshold=threshold), files, sys.stdin.buffer, raw):
         if isinstance(answer, WordflockError):
