@@ -101,7 +101,7 @@ def describe(
     *,
     plot: Annotated[str, Parameter(help="Write the bar plot of clips per client to this PNG.")] = "",
 ) -> None:
-    """Count a data set's clips by word, split and speaker, and show which client would get which."""
+    """Count a data set's clips by word, split and speaker, and with --plot draw the clips per client."""
     from wordflock.describe import describe
 
     print(describe(settings, Path(plot) if plot else None))

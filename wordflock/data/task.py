@@ -97,7 +97,9 @@ def choose_task(
         )
     task = Task(tuple(keywords), silence, unknown)
     if len(task.labels) < 2:
-        raise WordflockError(f"A task needs two labels at least, and this one has {task.labels}; name more --keywords.")
+        raise WordflockError(
+            f"A task needs two labels at least, and this one has {', '.join(task.labels)}; name more --keywords."
+        )
     return task
 
 

@@ -62,7 +62,9 @@ def server_side(settings: ServerSettings) -> Prepared:
         silence, unknown = (usual if wanted is None else wanted for wanted in (settings.silence, settings.unknown))
         task = Task(tuple(settings.keyword_list or DEFAULT_KEYWORDS), silence, unknown)
         if len(task.labels) < 2:
-            raise WordflockError(f"A task needs two labels at least, and this one has {task.labels}; see --keywords.")
+            raise WordflockError(
+                f"A task needs two labels at least, and this one has {', '.join(task.labels)}; see --keywords."
+            )
         spec = spec_of(settings)
         prepared = Prepared(ClipTable("the clients", "speech_commands", ()), task, spec, {}, {})
         width = load(find(settings.encoder))[0].width * len(spec.layer.split("+"))  # the layers side by side
