@@ -146,6 +146,15 @@ def test_rounds_from_the_exact_head_never_end_below_it(tmp_path, play):
     assert metrics["validation"]["accuracy"] >= lines[0]["validation_accuracy"]
 
 
+@pytest.mark.parametrize("changed", [{}, {"strategy": "fedavg", "init": "closed-form"}])
+def test_a_last_layer_whose_statistics_no_message_takes_is_refused(changed, tmp_path, play, monkeypatch):
+    """The head `convolution` has 8,192 inputs with the encoder tiny.en: on devices every client failed."""
+    monkeypatch.setattr("wordflock.federation.closed_form_round.MAX_INPUTS", 4)
+    play([30, 20])
+    with pytest.raises(WordflockError, match="inputs, and the closed form takes 4 at most"):
+        simulate(options(tmp_path, clients=2, **changed))
+
+
 def test_a_client_that_comes_later_adds_its_sums_and_one_that_wants_out_takes_them_away(tmp_path, play):
     """With nobody's sums kept but the total, and nobody else asked: to the head of those that are in it."""
     federation = play([30, 25, 40])

@@ -42,6 +42,8 @@ from wordflock.runs import find_run
 Kind = TypeVar("Kind", ScaleStatistics, Statistics)
 Keep = Callable[[int, Statistics], None]
 
+MAX_INPUTS = 8190  # of the last layer: half of its Gram matrix is one array of a message, wire.MAX_BYTES at most
+
 
 @dataclass(frozen=True)
 class ClosedFormRound:
@@ -68,8 +70,14 @@ def closed_form_round(
     `keep` gets each client's statistics. Every clip counts alike, unless `bounded`: then a client with more clips than
     MAX_WEIGHT times the median's counts for that many, as in a round, where the server sees each client's. With
     --add-to or --take-from the scale is that of the earlier run, and the statistics are added to its or taken from it.
-    Raises WordflockError where fewer than --min-replies clients answer well.
+    Raises WordflockError where fewer than --min-replies clients answer well, and where the last layer has more than
+    MAX_INPUTS inputs.
     """
+    if (size := head.output.in_features) > MAX_INPUTS:
+        raise WordflockError(
+            f"The last layer of the head {settings.head} has {size:,} inputs, and the closed form takes "
+            f"{MAX_INPUTS:,} at most; choose another --head or fewer layers."
+        )
     prepared, changed = roster.prepared, settings.add_to or settings.take_from
     before = earlier(find_run(changed), settings, prepared.spec, head) if changed else None
     clients = [roster.clients[number] for number in roster.eligible()]
