@@ -213,7 +213,14 @@ def test_wrong_arguments_are_said(arguments: dict[str, object], said: str) -> No
 
 
 @pytest.mark.parametrize(
-    "samples", [np.array([np.nan], np.float32), np.zeros((1, 2, 3), np.float32), np.array(["a"]), np.zeros(3, np.uint8)]
+    "samples",
+    [
+        np.array([np.nan], np.float32),
+        np.zeros((1, 2, 3), np.float32),
+        np.array(["a"]),
+        np.zeros(3, np.uint8),
+        np.zeros(3, int),
+    ],
 )
 def test_what_is_not_sound_is_refused(samples: NDArray[np.float32]) -> None:
     with pytest.raises(WordflockError):

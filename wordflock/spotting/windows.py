@@ -97,11 +97,12 @@ class Windows:
 def mono(samples: NDArray[Any]) -> Samples:
     """Samples of any type and number of channels as float32 of one channel, integers scaled to [-1, 1].
 
-    Raises WordflockError for other shapes and types, and for what is not finite.
+    Raises WordflockError for other shapes and types, and for what is not finite. Nothing records int64: the
+    numbers are of another type, and scaled by this one's range they would be silence.
     """
     if not isinstance(samples, np.ndarray):
         raise WordflockError(f"A {type(samples).__name__} is not sound; feed a NumPy array of int16, int32 or float32.")
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "if" or samples.dtype == np.int64:
         raise WordflockError(
             f"Samples of type {samples.dtype} and shape {samples.shape} are not sound; feed (n,) or (n, channels) of "
             "int16, int32 or float32."
