@@ -80,7 +80,7 @@ class ScaleStatistics:
         """
         if not self.counts.all():
             names = labels or [f"label {number}" for number in range(len(self.counts))]
-            missing = ", ".join(names[place] for place in np.flatnonzero(self.counts == 0))
+            missing = ", ".join(name for name, count in zip(names, self.counts, strict=True) if not count)
             raise WordflockError(
                 f"There are no training clips of {missing}; add recordings, or choose other labels with --keywords, "
                 "--no-unknown and --no-silence."
