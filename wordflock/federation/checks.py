@@ -8,6 +8,7 @@ secure aggregation is checked by them too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +52,23 @@ def unlike_others(sent: Mapping[Client, ScaleStatistics]) -> list[Client]:
     return [client for client, e in energies.items() if not median / MAX_ENERGY <= e <= median * MAX_ENERGY]
 
 
-def label_means(statistics: Statistics, scale: Scale) -> NDArray[np.float32]:
-    """The mean standardised representation of a client's clips by label, (d, labels); NaN where it has none."""
-    mass = scale.label_weights * statistics.counts
-    return np.divide(statistics.cross[:-1], np.where(mass > 0, mass, np.nan)).astype(np.float32)
+@dataclass(frozen=True)
+class LabelMeans:
+    """The mean standardised representation of a client's clips by label, of those labels that it has."""
+
+    there: NDArray[np.bool_]  # (labels,)
+    means: NDArray[np.float32]  # (d, labels that are there)
+
+    @classmethod
+    def of(cls, statistics: Statistics, scale: Scale) -> LabelMeans:
+        """Those of a client's statistics."""
+        mass = scale.label_weights * statistics.counts
+        there = mass > 0
+        return cls(there, (statistics.cross[:-1, there] / mass[there]).astype(np.float32))
 
 
-def other_words(sent: Mapping[Client, NDArray[np.float32]]) -> list[Client]:
-    """Clients whose `label_means` differ from one another in other directions than those of all others do.
+def other_words(sent: Mapping[Client, LabelMeans]) -> list[Client]:
+    """Clients whose means differ from one another in other directions than those of all others do.
 
     What tells one word from another is alike for all who say them, and so are the differences of their means: only
     those count, for a voice or a room moves all of a client's means. Each client counts once, however many clips it
@@ -66,15 +76,18 @@ def other_words(sent: Mapping[Client, NDArray[np.float32]]) -> list[Client]:
     """
     if len(sent) < MIN_COMPARED:
         return []
-    there = {client: ~np.isnan(means[0]) for client, means in sent.items()}
-    total = np.sum([np.nan_to_num(means) for means in sent.values()], axis=0)
-    count = np.sum(list(there.values()), axis=0)
+    first = next(iter(sent.values()))
+    count = np.zeros(len(first.there))
+    total = np.zeros((len(first.means), len(count)), np.float32)
+    for one in sent.values():
+        count += one.there
+        total[:, one.there] += one.means
     found = []
-    for client, means in sent.items():
-        both = there[client] & (count > 1)
+    for client, one in sent.items():
+        both = one.there & (count > 1)
         if both.sum() < 2 or client.clips < MIN_CLIPS:
             continue
-        own = means[:, both]
+        own = one.means[:, both[one.there]]
         others = (total[:, both] - own) / (count[both] - 1)
         own, others = (each - each.mean(axis=1, keepdims=True) for each in (own, others))
         size = np.linalg.norm(own) * np.linalg.norm(others)

@@ -14,16 +14,15 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
 from wordflock.federation.asking import Conversation
 from wordflock.federation.checks import (
+    LabelMeans,
     check_counts,
     check_scale_statistics,
     check_semidefinite,
     check_statistics,
-    label_means,
     other_words,
     unlike_others,
 )
@@ -128,7 +127,7 @@ class _Collection:
         self._conversation, self._weights, self._bounded = conversation, get_weights(head), bounded
         self._size, self._labels = head.output.in_features, head.output.out_features
         self._scales: dict[int, ScaleStatistics] = {}  # of each client, where they are seen
-        self._means: dict[int, NDArray[np.float32]] = {}  # by label, likewise
+        self._means: dict[int, LabelMeans] = {}  # likewise
         self._scale_total: ScaleStatistics | None = None  # where they are not
         self._shares: dict[int, float] = {}  # of its clips that count, of those clients that have too many
 
@@ -188,7 +187,7 @@ class _Collection:
             if thorough:
                 check_semidefinite(one, dtype)
             keep(client.number, one)
-            self._means[client.number] = label_means(one, scale)
+            self._means[client.number] = LabelMeans.of(one, scale)
             if client.number in self._shares:
                 one = one * self._shares[client.number]
             return {"triangle": one.triangle, "cross": one.cross, "counts": one.counts}
