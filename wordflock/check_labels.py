@@ -54,7 +54,8 @@ class Judged:
         self._settings = settings
         self._clips = [clip for clip in clips if clip.word != SILENCE]
         self._names = sorted({clip.word for clip in self._clips})
-        self._labels = np.array([self._names.index(clip.word) for clip in self._clips])
+        place = {name: index for index, name in enumerate(self._names)}
+        self._labels = np.array([place[clip.word] for clip in self._clips])
         self._head = Ridge(self._encoded(self._clips), self._labels, len(self._names))
         self._own, self._others = _compared(self._head.unseen, self._labels)
 

@@ -13,7 +13,7 @@ MAX_CONNECTIONS = 16  # at a time
 
 
 class SmallServer(ThreadingHTTPServer):
-    """Answers each reader in a thread of its own, and hangs up on those for whom there is no place."""
+    """Answers each reader in a thread of its own, and hangs up on more than MAX_CONNECTIONS."""
 
     daemon_threads = True
 

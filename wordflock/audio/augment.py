@@ -7,7 +7,6 @@ are stored like clips. Synthetic words are put into rooms and noise by the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -57,7 +56,10 @@ class Sound:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Recorded noises, and impulse responses of rooms, used beside those made here. Either may be empty."""
+    """Recorded noises, and impulse responses of rooms, used beside those made here. Either may be empty.
+
+    Both are in the order of their contents, so that the same ones are chosen whatever the files are called.
+    """
 
     noises: tuple[Sound, ...] = ()
     rooms: tuple[Sound, ...] = ()
@@ -66,7 +68,7 @@ class Surroundings:
     def key(self) -> str:
         """What the features of variants are stored under besides the clip: "" without recordings, else a digest of the
         contents, whatever the files are called."""
-        contents = [sorted(sound.content for sound in sounds) for sounds in (self.noises, self.rooms)]
+        contents = [[sound.content for sound in sounds] for sounds in (self.noises, self.rooms)]
         return sha256(repr([RECORDED_SHARE, *contents]).encode()).hexdigest()[:16] if any(contents) else ""
 
 
@@ -79,13 +81,13 @@ def augment(clip: Samples, key: str, number: int, surroundings: Surroundings = N
     augmented = shift(change_speed(clip, generator.uniform(*SPEEDS)), generator.uniform(-SHIFT, SHIFT), len(clip))
     if generator.random() < ROOM_SHARE:
         if surroundings.rooms and generator.random() < RECORDED_SHARE:
-            wet = add_reverb(augmented, response_of(_chosen(surroundings.rooms, generator)))
+            wet = add_reverb(augmented, response_of(surroundings.rooms[generator.integers(len(surroundings.rooms))]))
         else:
             wet = add_reverb(augmented, room(generator.uniform(*ROOM_SECONDS), DISTANCE, generator))
         augmented = wet * np.float32(level(augmented) / max(level(wet), 1e-9))
     if generator.random() < NOISE_SHARE:
         if surroundings.noises and generator.random() < RECORDED_SHARE:
-            recorded = _chosen(surroundings.noises, generator)
+            recorded = surroundings.noises[generator.integers(len(surroundings.noises))]
             noise = recorded.piece(int(generator.integers(recorded.samples)), len(augmented))
         else:
             made = coloured_noise(len(augmented), generator.uniform(*SLOPES), generator)
@@ -94,11 +96,6 @@ def augment(clip: Samples, key: str, number: int, surroundings: Surroundings = N
         augmented = add_noise(augmented, noise, generator.uniform(*NOISE_RATIO))
     louder: Samples = np.clip(augmented * np.float32(10 ** (generator.uniform(*GAIN) / 20)), -1.0, 1.0)
     return louder
-
-
-def _chosen(sounds: Sequence[Sound], generator: np.random.Generator) -> Sound:
-    """One of the sounds; their order by content is the same whatever the files are called."""
-    return sorted(sounds, key=lambda sound: sound.content)[generator.integers(len(sounds))]
 
 
 def response_of(recorded: Sound) -> Precise:

@@ -6,10 +6,9 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
-from io import BytesIO
+from hashlib import file_digest, sha256
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,7 +186,7 @@ def _cut(
     """Write the clips of one recording, unless they are there. Raises AudioFault where it cannot be read."""
     with _open(recording.entry, reader) as file:
         how = {"pause": pause} if intervals is None else {"intervals": [asdict(interval) for interval in intervals]}
-        about = {"content": _sha256(file), "label": recording.label, "margin": margin, **how}
+        about = {"content": file_digest(file, "sha256").hexdigest(), "label": recording.label, "margin": margin, **how}
         key = sha256(json.dumps(about).encode()).hexdigest()
         if folder.has(recording.name, key):
             return
@@ -237,14 +236,7 @@ def crops(blocks: Iterable[NDArray[np.float32]], spans: Sequence[tuple[float, fl
         yield kept[start - first : end - first]
 
 
-def _sha256(file: BinaryIO) -> str:
-    digest = sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _open(entry: Entry, reader: Reader) -> BinaryIO:
+def _open(entry: Entry, reader: Reader) -> BytesIO | BufferedReader:
     return BytesIO(reader.read_bytes(entry)) if entry.offset else Path(entry.path).open("rb")
 
 

@@ -45,7 +45,7 @@ def read_intervals(path: str | Path, tier: str = "") -> tuple[Interval, ...]:
     TextGrid (long, short; intervals without a text are left out), Audacity's labels (rows with frequencies are
     skipped), rows `start,end,label`, or a table (CSV with any delimiter, JSON lines) with columns for start, end or
     duration, and label, and optionally file and speaker. `tier` names the TextGrid's tier, needed where it has several
-    and none is called words. Raises WordflockError for what cannot be read, and for times that are no interval.
+    and none is called words. Raises WordflockError for what cannot be read, and for times that are not an interval.
     """
     name = str(path)
     text = _text(path)

@@ -60,7 +60,7 @@ def _sounds(option: str, source: str, most: float, cache: Path) -> tuple[Sound, 
     if faults:
         message = f"{len(faults)} of {len(found)} recordings of {option} {source} are left out ({first})."
         warnings.warn(message, WordflockWarning, stacklevel=4)
-    return tuple(sounds.values())
+    return tuple(sorted(sounds.values(), key=lambda sound: sound.content))  # whatever the files are called
 
 
 def _decoded(recording: Recording, reader: Reader, folder: Path) -> Sound:

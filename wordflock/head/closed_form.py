@@ -235,7 +235,8 @@ def solve(
     solved = []
     for start, stop in zip([0, *stops[:-1]], stops, strict=True):
         rows = np.r_[start:stop, size]
-        part = _Part(gram[np.ix_(rows, rows)], statistics.cross[rows], statistics.counts, scale.label_weights)
+        own = gram if len(rows) == len(gram) else gram[np.ix_(rows, rows)]  # 40 MB that one part need not copy
+        part = _Part(own, statistics.cross[rows], statistics.counts, scale.label_weights)
         solved.append(_best(part, ridges))
     errors, penalties, coefficients = zip(*solved, strict=True)
     weight = np.concatenate([one[:-1] for one in coefficients]) / len(solved) / scale.deviation[:, None]

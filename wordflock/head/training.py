@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -190,7 +190,7 @@ def _mean(parts: Iterator[Sums]) -> Sums:
     total, count = next(parts), 1
     for part in parts:
         total, count = total + part, count + 1
-    return type(total)(*(getattr(total, f.name) / count for f in fields(total))) if count > 1 else total
+    return total * (1 / count) if count > 1 else total
 
 
 def load_solution(head: Head, solution: Solution) -> None:

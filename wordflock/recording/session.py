@@ -39,7 +39,7 @@ class Session:
         self.words = [file_name(clean_label(word, "the command"), "word") for word in words]
         self.speaker = file_name(clean_label(speaker, "--speaker"), "speaker")
         if not self.words:
-            raise WordflockError("There is no word to record; name the words, such as yes no 'hey savant'.")
+            raise WordflockError("`wordflock data record` needs words; name them, such as yes no 'hey savant'.")
         if len({fold(word) for word in self.words}) < len(self.words) or BACKGROUND in self.words:
             raise WordflockError(f"A word stands twice, or is {BACKGROUND}, in {', '.join(words)}; name each once.")
         if "_nohash_" in self.speaker:

@@ -88,7 +88,7 @@ class Terminal:
 
 @contextmanager
 def pressed_keys() -> Iterator[Callable[[], str]]:
-    """A function that gives the key pressed since it was last asked, "" for none, or where there is no terminal.
+    """A function that gives the key pressed since it was last asked, "" for none, or without a terminal.
 
     Keys are those of the terminal, not of standard input, which may be sound.
     """

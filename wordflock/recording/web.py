@@ -50,7 +50,7 @@ class WebRecorder(SmallServer):
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """`certificate` and its key are for TLS; `say` is told what is kept. Raises WordflockError for an address that
-        cannot be listened at, and for files that are no certificate and its key."""
+        cannot be listened at, and for files that are not a certificate and its key."""
         self.session, self.say = session, say
         self.lock = Lock()  # of the session and what follows
         self.wants_room = room
@@ -246,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Refused(Exception):
-    """A request that is no take, and its status."""
+    """A request that cannot be answered, and its status."""
 
     def __init__(self, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         self.status = status

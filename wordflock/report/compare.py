@@ -12,15 +12,8 @@ from wordflock.report import facts
 from wordflock.report.facts import RunFacts
 from wordflock.runs import METRICS
 
-WHERE = {
-    "mode",
-    "name",
-    "runs",
-    "cache",
-    "workers",
-    "device",
-    "track",
-}  # options that say where a run was made, not what it is
+# Options that say where a run was made, not what it is.
+WHERE = {"mode", "name", "runs", "cache", "workers", "device", "track"}
 
 
 @dataclass(frozen=True)

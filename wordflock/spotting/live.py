@@ -94,7 +94,7 @@ def microphones() -> list[str]:
 
 
 def play(samples: NDArray[np.float32]) -> None:
-    """Start to play samples of 16 kHz. Raises WordflockError where there is no loudspeaker."""
+    """Start to play samples of 16 kHz. Raises WordflockError without a loudspeaker."""
     sounddevice = _sounddevice()
     try:
         sounddevice.play(samples, SAMPLE_RATE)
