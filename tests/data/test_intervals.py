@@ -1,4 +1,4 @@
-"""Labelled intervals: one content in every format gives the same intervals; what is no label file is one sentence."""
+"""Labelled intervals: one content in every format gives the same intervals; others are refused in one sentence."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_raw_samples_through_a_fifo_and_a_kill(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["yes", "-"], "--speaker"),
-        (["--speaker", "anna", "-"], "no word to record"),
+        (["--speaker", "anna", "-"], "needs words; name them"),
         (["yes", "--speakr", "anna"], "speakr"),
         (["yes", "--speaker", "anna", "--countdown", "-1"], "countdown"),
         (["yes", "--speaker", "anna", "--takes", "0"], "takes"),
