@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,8 +15,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from wordflock.progress import print_line, reporting
+from wordflock.quiet import hush
 
+# What the shell that starts the tests has set changes nothing in them, nor in what they start.
+ELSEWHERE = ("WORDFLOCK_", "XDG_", "HF_", "FLWR_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+MINI = Path(
+    os.environ.get("WORDFLOCK_SPEECH_COMMANDS_MINI")
+    or Path(__file__).parents[2] / "shared" / "data" / "speech_commands_mini.tar"
+)
+for name in [name for name in os.environ if name.startswith(ELSEWHERE) or name.upper().endswith("_PROXY")]:
+    del os.environ[name]
+hush()
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what the tests compute is too small for threads; read at torch's import
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started with `&` by a script; processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and none that fails because the machine is busy.
 settings.register_profile(
@@ -26,7 +39,6 @@ settings.register_profile(
 )
 settings.load_profile("wordflock")
 
-MINI = Path(__file__).parents[2] / "shared" / "data" / "speech_commands_mini.tar"
 SPEAKERS = [f"{0x0C540988 + 7919 * number:08x}" for number in range(30)]
 
 WriteAudio = Callable[..., Path]
@@ -36,10 +48,9 @@ Pack = Callable[..., Path]
 @pytest.fixture(scope="session")
 def speech_commands_mini() -> Path:
     """The archive of 10,810 real Speech Commands clips."""
-    path = Path(os.environ.get("WORDFLOCK_SPEECH_COMMANDS_MINI", MINI))
-    if not path.exists():
-        pytest.skip(f"no speech_commands_mini.tar at {path}; set WORDFLOCK_SPEECH_COMMANDS_MINI to where it is")
-    return path
+    if not MINI.exists():
+        pytest.skip(f"no speech_commands_mini.tar at {MINI}; set WORDFLOCK_SPEECH_COMMANDS_MINI to where it is")
+    return MINI
 
 
 @pytest.fixture(scope="session")

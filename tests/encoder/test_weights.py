@@ -472,11 +472,10 @@ json.dump(answers, sys.stdout)
 
 def find_elsewhere(*names: str, endpoint: str, home: Path, **environment: str) -> list[Source | str]:
     """The sources, or the error messages, that a fresh process gets: huggingface_hub reads its settings at import."""
-    inherited = {key: value for key, value in os.environ.items() if not key.upper().startswith("HF_")}
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "*", **environment}
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment}
     done = subprocess.run(
         [sys.executable, "-c", FINDER, *names],
-        env={**inherited, **settings},
+        env={**os.environ, **settings},
         capture_output=True,
         text=True,
         timeout=120,
