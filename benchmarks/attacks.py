@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wordflock.federation import client_app
 from wordflock.federation.messages import content, metric, weights_of
 from wordflock.head.closed_form import Scale, ScaleStatistics, Statistics
+from wordflock.head.training import pool
 
 Weights = dict[str, NDArray[np.float32]]
 Clips = tuple[NDArray[np.float32], NDArray[np.int64]]  # representations (clips, d), and labels
@@ -86,7 +87,7 @@ def hostile(
     def train(message: Message, context: Context) -> Message:
         reply = honest["train.default"](message, context)
         if is_hostile(int(metric(reply, "client"))):
-            numbers = dict(reply.content["metrics"])
+            numbers: dict[str, Any] = dict(reply.content["metrics"])
             numbers |= {"num-examples": times * int(metric(reply, "num-examples"))}
             numbers = {key.replace("-", "_"): value for key, value in numbers.items()} | claims
             sent, trained = ({n: a.copy() for n, a in weights_of(m).items()} for m in (message, reply))
@@ -96,11 +97,12 @@ def hostile(
     def introduce(message: Message, context: Context) -> Message:
         reply = honest["query.default"](message, context)
         if is_hostile(int(metric(reply, "client"))):
-            reply.content["metrics"]["num-examples"] *= times
+            metrics = reply.content.metric_records["metrics"]
+            metrics["num-examples"] = times * int(metric(reply, "num-examples"))
         return reply
 
     def clips_of(message: Message, member: Any, settings: Any) -> Clips:
-        z = client_app.pool(client_app._untrained(message, member, settings), member.train)
+        z = pool(client_app._untrained(message, member, settings), member.train)
         assert attack is not None
         z, labels = attack.clips(z, member.train.labels, len(member.labels))
         return np.tile(z, (times, 1)), np.tile(labels, times)

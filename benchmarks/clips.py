@@ -16,7 +16,7 @@ import numpy as np
 from wordflock.data.clips import Clip
 from wordflock.data.task import choose_task, examples
 from wordflock.encoder.spec import FeatureSpec
-from wordflock.encoder.store import encode_clips
+from wordflock.encoder.store import Features, encode_clips
 from wordflock.prepare import load_table
 from wordflock.settings import Settings
 
@@ -33,7 +33,7 @@ def chosen_clips(data: str, cache: str, count: int = CLIPS) -> tuple[list[Clip],
     return [those.clips[i] for i in chosen], [those.labels[i] for i in chosen]
 
 
-def features_of(data: str, cache: str, spec: FeatureSpec, count: int = CLIPS):
+def features_of(data: str, cache: str, spec: FeatureSpec, count: int = CLIPS) -> Features:
     """Their features, encoded where the cache does not have them."""
     clips, labels = chosen_clips(data, cache, count)
     return encode_clips(clips, labels, spec, Path(cache), "cpu")

@@ -183,7 +183,7 @@ def _with_noise(
     """What the encoder gets of each clip."""
     for clip, sound in zip(clips, read_samples(clips), strict=True):
         generator = numpy_generator(0, "noise", clip.key, ratio)
-        noise = noises[generator.integers(len(noises))]
+        noise = noises[int(generator.integers(len(noises)))]
         first = generator.integers(len(noise) - len(sound))
         yield fit(np.clip(add_noise(sound, noise[first : first + len(sound)], ratio), -1, 1), samples)
 

@@ -1,6 +1,6 @@
 """What a federation costs a device: seconds to encode and train on one core, memory in a round, bytes on the network.
 
-    python benchmarks/devices.py --data speech_commands_mini.tar
+    python -m benchmarks.devices --data speech_commands_mini.tar
 
 Needs Linux (processor affinity, /proc). The figures are in RESULTS.md.
 """
@@ -19,8 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-CLIPS = 850  # the client that the seed system gives its figure for: 19 minutes an epoch on a Raspberry Pi
-COMMAND = [sys.executable, "-c", "from wordflock.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "wordflock"]
 
 
 def main() -> None:
@@ -32,49 +31,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         cache = given.cache or str(folder / "cache")
-        figures = {"one core": one_core(given.data, folder)}
+        figures: dict[str, object] = {"one core": one_core(given.data, folder)}
         figures["devices"] = devices(given.data, cache, folder)
         figures["upload-dtype"] = {kind: upload(given.data, cache, folder, kind) for kind in ("float32", "float16")}
     print(json.dumps(figures, indent=2))
 
 
 def one_core(data: str, folder: Path) -> dict[str, float]:
-    """Encode 850 clips once and train for two epochs, in a process that may use one core."""
-    code = f"""
-import os, time
-os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}})
-import numpy as np, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from wordflock.encoder.store import encode_clips
-from wordflock.encoder.backend import spec_of
-from wordflock.prepare import load_table
-from wordflock.federation_settings import FederationSettings
-from wordflock.task import choose_task, examples
-from wordflock.head.torch_head import build_head
-from wordflock.head.training import Recipe, make_optimizer, train_epoch
-settings = FederationSettings(data={data!r}, cache={str(folder / "one-core")!r})
-table = load_table(settings)
-task = choose_task(table, settings.keyword_list, settings.silence, settings.unknown)
-those = examples(table, task, "train", 0)
-chosen = np.random.default_rng(0).permutation(len(those.clips))[:{CLIPS}]
-spec = spec_of(settings)
-clips, labels = [those.clips[i] for i in chosen], [those.labels[i] for i in chosen]
-out = {{"clips": len(clips)}}
-wall, cpu = time.perf_counter(), time.process_time()
-features = encode_clips(clips, labels, spec, Path(settings.cache), "cpu")
-out |= {{"encode seconds": time.perf_counter() - wall, "encode processor seconds": time.process_time() - cpu}}
-_, frames, width = features.array.shape
-head = build_head(settings.head, frames, width, len(task.labels), seed=0)
-recipe = Recipe.of(settings, settings.local_epochs)
-optimizer = make_optimizer(head, recipe)
-for epoch in range(2):
-    wall, cpu = time.perf_counter(), time.process_time()
-    train_epoch(head, optimizer, features, recipe, np.random.default_rng(epoch), epoch=epoch)
-out |= {{"epoch seconds": time.perf_counter() - wall, "epoch processor seconds": time.process_time() - cpu}}
-import json; print(json.dumps(out))
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    """Encode 850 clips once and train for two epochs, in a process that may use one core.
+
+    The seed system gives its figure for such a client: 19 minutes an epoch on a Raspberry Pi.
+    """
+    given = ["--data", data, "--cache", str(folder / "one-core")]
+    command = [sys.executable, "-m", "benchmarks.ours", "one-core", *given]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

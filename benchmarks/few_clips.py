@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,8 @@ from wordflock.randomness import numpy_generator
 from wordflock.settings import CLOSED_FORM, TrainSettings
 
 CLIPS = (1, 3, 5, 10, 20)
-Vectors, Labels = NDArray[np.float32], NDArray[np.int64]
+Vectors: TypeAlias = NDArray[np.float32]
+Labels: TypeAlias = NDArray[np.int64]
 Classifier = Callable[[Vectors, Labels, Vectors], Labels]  # training clips, their labels, scored clips
 
 

@@ -25,12 +25,14 @@ from wordflock.encoder.onnx_encoder import build_onnx_encoder
 from wordflock.encoder.spec import FeatureSpec, weights_for
 from wordflock.encoder.store import Features, encode_clips
 from wordflock.encoder.torch_encoder import load_encoder
+from wordflock.federation_settings import FederationSettings
 from wordflock.head.torch_head import build_head
 from wordflock.head.training import Recipe, make_optimizer, train_epoch
 from wordflock.settings import TrainSettings
 
 LABELS, WORKERS = 12, os.cpu_count() or 1
-FAST = {"window": 1.0, "layer": "2"}  # the fastest recipe within half a point of the default (docs/accuracy.md)
+HEADS = {"": TrainSettings().head, ", attentive": "attentive"}  # by the ending of a row's name
+FAST: dict[str, Any] = {"window": 1.0, "layer": "2"}  # the fastest within half a point of the default's accuracy
 
 
 def encoder_pass(data: str, cache: str, size: int, **options: Any) -> dict[str, Any]:
@@ -75,28 +77,48 @@ def encode(data: str, cache: str, size: int, **options: Any) -> dict[str, Any]:
     return {"ms_a_clip": 1000 * took / (len(clips) - 1), "clips": len(clips), "disk_a_clip": disk / len(clips)}
 
 
-def epoch(data: str, cache: str, size: int) -> dict[str, Any]:
+def epoch(data: str, cache: str, size: int, head: str) -> dict[str, Any]:
     """The first epoch over 850 clips, encoding included, and a later one."""
-    settings = TrainSettings()
+    settings = TrainSettings(head=head)
     recipe, clips = Recipe.of(settings, settings.epochs), chosen_clips(data, cache)
     spec = spec_of(settings)
     with tempfile.TemporaryDirectory() as store:
         started = time.perf_counter()
         features = encode_clips(*clips, spec, Path(store), "cpu")
-        head = build_head(settings.head, *features.array.shape[1:], LABELS)
-        optimizer = make_optimizer(head, recipe)
-        train_epoch(head, optimizer, features, recipe, np.random.default_rng(0))
+        _, frames, width = features.array.shape
+        model = build_head(head, frames, width, LABELS)
+        optimizer = make_optimizer(model, recipe)
+        train_epoch(model, optimizer, features, recipe, np.random.default_rng(0))
         first = time.perf_counter() - started
         later = [
-            seconds(lambda: train_epoch(head, optimizer, features, recipe, np.random.default_rng(0))) for _ in range(3)
+            seconds(lambda: train_epoch(model, optimizer, features, recipe, np.random.default_rng(0))) for _ in range(3)
         ]
     return {"first_s": first, "later_s": float(np.median(later)), "clips": len(features)}
 
 
-def round_of(data: str, cache: str, size: int, local_epochs: int) -> dict[str, Any]:
+def one_core(data: str, cache: str, size: int) -> dict[str, Any]:
+    """A device with one core: the seconds to encode 850 clips once, and those of the second epoch over them."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    settings = FederationSettings()
+    clips, recipe = chosen_clips(data, cache), Recipe.of(settings, settings.local_epochs)
+    wall, processor = time.perf_counter(), time.process_time()
+    features = encode_clips(*clips, spec_of(settings), Path(cache), "cpu")
+    out = {"encode_s": time.perf_counter() - wall, "encode_processor_s": time.process_time() - processor}
+    _, frames, width = features.array.shape
+    head = build_head(settings.head, frames, width, LABELS)
+    optimizer = make_optimizer(head, recipe)
+    for epoch in range(2):
+        wall, processor = time.perf_counter(), time.process_time()
+        train_epoch(head, optimizer, features, recipe, np.random.default_rng(epoch), epoch=epoch)
+    out |= {"epoch_s": time.perf_counter() - wall, "epoch_processor_s": time.process_time() - processor}
+    return {**out, "clips": len(features)}
+
+
+def round_of(data: str, cache: str, size: int, local_epochs: int, head: str) -> dict[str, Any]:
     """A federated round of 10 clients with `size` clips each, all encoded: messages, training, checks and averaging."""
-    clips = features_of(data, cache, spec_of(TrainSettings())).part(0, size)
-    found = rounds_in_process([clips] * 10, WORKERS, rounds=2, local_epochs=local_epochs)
+    clips = features_of(data, cache, spec_of(TrainSettings(head=head))).part(0, size)
+    found = rounds_in_process([clips] * 10, WORKERS, rounds=2, local_epochs=local_epochs, head=head)
     return {"seconds": found["rounds"][-1], "bytes": found["bytes"]}
 
 
@@ -132,9 +154,10 @@ if __name__ == "__main__":
             "pass": encoder_pass,
             "pass-float32": partial(encoder_pass, precision="float32"),
             "pass-fast": partial(encoder_pass, **FAST),
-            "epoch": epoch,
-            "round": partial(round_of, local_epochs=5),
-            "round-one-epoch": partial(round_of, local_epochs=1),
+            "one-core": one_core,
+            **{f"epoch{end}": partial(epoch, head=head) for end, head in HEADS.items()},
+            **{f"round{end}": partial(round_of, local_epochs=5, head=head) for end, head in HEADS.items()},
+            **{f"round, 1 epoch{end}": partial(round_of, local_epochs=1, head=head) for end, head in HEADS.items()},
             "scale": scale,
             "empty": empty,
         }

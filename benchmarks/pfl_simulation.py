@@ -15,7 +15,7 @@ from wordflock.encoder.backend import spec_of
 from wordflock.encoder.store import Features
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.torch_head import AttentiveHead
-from wordflock.settings import Settings
+from wordflock.settings import TrainSettings
 
 ROUNDS = 3
 
@@ -63,7 +63,8 @@ def simulate(clips: Features, clients: int, local_epochs: int, train: bool = Tru
             return False, Metrics()
 
     settings, clock = FederationSettings(), Clock()
-    head = Head(70, 384, 12)
+    _, frames, width = clips.array.shape
+    head = Head(frames, width, 12)
     x, y = clips.batch(np.arange(len(clips)))
     data = FederatedDataset(lambda user: Dataset(raw_data=[x, y]), get_user_sampler("minimize_reuse", range(clients)))
     model = Model(
@@ -95,7 +96,7 @@ def empty(data: str, cache: str, size: int) -> dict[str, Any]:
 
 def round_one_epoch(data: str, cache: str, size: int) -> dict[str, Any]:
     """A round of 10 clients with `size` clips each, one local epoch."""
-    clips = features_of(data, cache, spec_of(Settings()))
+    clips = features_of(data, cache, spec_of(TrainSettings(head="attentive")))
     return {"seconds": float(np.median(simulate(clips.part(0, size), 10, 1)[1:]))}
 
 

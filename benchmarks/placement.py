@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--others", default="", help="data set of single words")
     parser.add_argument("--cache", default="")
     given = parser.parse_args()
-    settings = Settings(data=[given.data], cache=given.cache, head="linear", layer="2+3+last")
+    settings = Settings(data=given.data, cache=given.cache, head="linear", layer="2+3+last")
     clips = sorted(load_clips(given.data, cache=settings.cache_folder).clips, key=lambda c: (c.path, c.offset))
     sounds = list(read_samples(clips))
     groups = alike(clips, sounds)

@@ -61,7 +61,7 @@ def _run(folder: Path, settings: FederationSettings) -> dict[str, Any]:
         "PYTHONPATH": str(REPOSITORY),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
-    command = [BIN / "flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+    command = [str(BIN / "flower-superlink"), "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
     with (folder / "superlink.log").open("wb") as log:
         superlink = subprocess.Popen(
             [*command, "--port", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True

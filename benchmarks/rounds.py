@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,17 @@ from wordflock.encoder.store import Features
 from wordflock.federation import client_app
 from wordflock.federation.in_process import in_process_grid
 from wordflock.federation.roster import Roster
-from wordflock.federation.rounds import averaged_round
+from wordflock.federation.rounds import Round, averaged_round
 from wordflock.federation.strategy import make_strategy
 from wordflock.federation_settings import FederationSettings
 from wordflock.head.checkpoint import get_weights
-from wordflock.head.torch_head import build_head
 from wordflock.partition import Federation, Member
 from wordflock.prepare import Prepared
+from wordflock.run import new_head
 
-SPEC = FeatureSpec("none", "0" * 64, 1.4, "last", frame_pooling=6)
+SPEC = FeatureSpec("none", "0" * 64, 1.4, "2+3+last", frame_pooling=6)  # what the default head works on
 TASK = Task(tuple(f"word{n}" for n in range(10)), silence=True, unknown=True)
-WIDTH = 384
+WIDTH = 3 * 384
 
 
 def play(clips: Sequence[Features]) -> Prepared:
@@ -35,7 +37,7 @@ def play(clips: Sequence[Features]) -> Prepared:
     members = [Member(client, own, own.part(0, 0), TASK.labels, SPEC) for client, own in enumerate(clips)]
     prepared = Prepared(ClipTable("made up", "folder", ()), TASK, SPEC, {}, {"train": clips[0]})
     federation = Federation(prepared, members)
-    client_app.federation = lambda settings: federation
+    vars(client_app)["federation"] = lambda settings: federation
     return prepared
 
 
@@ -48,14 +50,15 @@ def few_clips(count: int = 20) -> Features:
 def timed_rounds(grid: Grid, settings: FederationSettings, prepared: Prepared) -> dict[str, Any]:
     """The seconds that introductions took, and each round; the bytes that a client receives and sends in one."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    strategy, weights = make_strategy(settings), get_weights(build_head("attentive", SPEC.frames, WIDTH, 12))
+    strategy, weights = make_strategy(settings), get_weights(new_head(settings, prepared))
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared)
-    roster.gather(1, settings.round_timeout)
+    roster.wait_for(1, settings.round_timeout)
     introductions, rounds = time.perf_counter() - started, []
     for number in range(1, settings.rounds + 1):
         started = time.perf_counter()
-        outcome = averaged_round(grid, roster, settings, strategy, number, weights)
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = averaged_round(Round(grid, roster, settings, strategy, number, weights, Path(folder)))
         rounds.append(time.perf_counter() - started)
         assert len(outcome.clients) == settings.clients_per_round, outcome.problems
         weights = outcome.weights

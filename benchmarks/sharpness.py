@@ -32,7 +32,8 @@ def main() -> None:
         settings = TrainSettings(**vars(given), strategy="closed-form", layer=layer)
         prepared = prepare(settings, ["train", "validation"])
         train, validation, labels = prepared.features["train"], prepared.features["validation"], prepared.task.labels
-        head = build_head(settings.head, *train.array.shape[1:], len(labels))
+        _, frames, width = train.array.shape
+        head = build_head(settings.head, frames, width, len(labels))
         z = pool(head, train)
         scale = ScaleStatistics.of(z, train.labels, len(labels)).scale()
         solution = solve(Statistics.of(z, train.labels, scale), scale)

@@ -83,7 +83,8 @@ def _figures(
         np.concatenate([part.rows for part in away]),
         np.concatenate([part.labels for part in away]),
     )
-    head = build_head("linear", *together.array.shape[1:], len(KEYWORDS) + 1, seed=seed)
+    _, frames, width = together.array.shape
+    head = build_head("linear", frames, width, len(KEYWORDS) + 1, seed=seed)
     scale = scale_statistics_of(head, together, len(KEYWORDS) + 1).scale()
     load_solution(head, solve(statistics_of(head, together, scale), scale))
     right, wrong = predict(head, here), predict(head, alike)

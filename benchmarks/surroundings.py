@@ -11,6 +11,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,7 +71,8 @@ def _measure(data: str, keywords: str, cache: str, versions: int, folder: Path) 
         "and --rooms": replace(plain, augmentations=versions, noise=noise, rooms=rooms),
     }.items():
         features = encode_augmented(train.clips, train.labels, spec_of(row), row, row)
-        head = build_head(row.head, *features.array.shape[1:], len(task.labels), seed=0)
+        _, frames, width = features.array.shape
+        head = build_head(row.head, frames, width, len(task.labels), seed=0)
         scale = scale_statistics_of(head, features, len(task.labels)).scale()
         load_solution(head, solve(statistics_of(head, features, scale), scale))
         right = [predict(head, Features(x, np.arange(len(x)), labels)).argmax(axis=1) == labels for x in heard.values()]
@@ -87,14 +89,17 @@ def _conditions(noises: Sequence[Samples]) -> dict[str, Callable[[Samples, int],
 
     def in_noise(clip: Samples, n: int, ratio: float) -> Samples:
         generator = numpy_generator(0, "noise", n)
-        noise = noises[generator.integers(len(noises))]
+        noise = noises[int(generator.integers(len(noises)))]
         start = int(generator.integers(len(noise) - len(clip)))
         return np.clip(add_noise(clip, noise[start : start + len(clip)], ratio), -1, 1)
 
-    named: dict[str, Callable[[Samples, int], Samples]] = {"clean": lambda clip, n: clip}
-    for ratio in RATIOS:
-        named[f"{ratio} dB"] = lambda clip, n, ratio=ratio: in_noise(clip, n, ratio)
-    return {**named, "room": in_room, "room, 10 dB": lambda clip, n: in_noise(in_room(clip, n), n, 10)}
+    noisy = {f"{ratio} dB": partial(in_noise, ratio=ratio) for ratio in RATIOS}
+    return {
+        "clean": lambda clip, n: clip,
+        **noisy,
+        "room": in_room,
+        "room, 10 dB": lambda clip, n: in_noise(in_room(clip, n), n, 10),
+    }
 
 
 def _rooms(seed: int, count: int) -> Iterator[Samples]:
