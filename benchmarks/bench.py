@@ -226,10 +226,10 @@ def table(results: dict[str, Any]) -> str:
             ray=first,
             pfl=figure("pfl", name, "first_s"),
         )
-    head = figure("seed", "epoch", "head_bytes")
+    stored = figure("seed", "epoch", "head_bytes")
     name = "round of 10 × 85, 1 local epoch"
     ours_kb = figure("Wordflock", name, "bytes")
-    line("a client and round on the network, both ways", "KB", ours_kb and ours_kb / 1e3, head and 2 * head / 1e3)
+    line("a client and round on the network, both ways", "KB", ours_kb and ours_kb / 1e3, stored and 2 * stored / 1e3)
     disk = figure("Wordflock", "encode", "disk_a_clip")
     line("1,000 clips on disk", "MB", disk and disk / 1e3, 80 * 3000 * 4 / 1e3, " (worked out: float32 log-mels)")
     line("peak memory, an epoch over 850 clips", "MB", _mega(figure("Wordflock", "epoch", "peak_memory")),
