@@ -40,6 +40,13 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str = ".") -> str
     return f"; did you mean {near[0]}?" if near else otherwise
 
 
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """A number with its noun, and a verb: "1 clip is", "2 clips are", "1 recording has"."""
+    if count == 1 and verb:
+        verb = {"are": "is", "have": "has"}.get(verb, f"{verb}s")
+    return f"{count} {noun}{'s' * (count != 1)} {verb}".rstrip()
+
+
 def brief(sentence: str) -> str:
     """A sentence without the middle of very long names, and without its own middle where a list makes it very long."""
     ends = MAX_NAME - NAME_END, NAME_END

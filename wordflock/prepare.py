@@ -19,6 +19,7 @@ from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
 from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.hub import parts_of_data_set
 from wordflock.settings import DATA_SETS, SYNTHETIC, DataSettings, Settings
 
 # What a data set without clips of a split has as a consequence.
@@ -173,4 +174,8 @@ def _found(source: str, settings: DataSettings) -> Path:
         from wordflock.data.download import find
 
         return find(source, cache)
+    if parts_of_data_set(source):
+        from wordflock.data.hub import find_on_hub
+
+        return find_on_hub(source, cache)
     return path

@@ -30,6 +30,7 @@ from wordflock.head.closed_form import Scale, Statistics, add_labels, ridges, so
 from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.torch_head import Head
 from wordflock.head.training import output_weights, statistics_of
+from wordflock.learning import clips_to_learn
 from wordflock.prepare import encode_augmented, load_table, prepare
 from wordflock.progress import report
 from wordflock.runs import BEST, LAST, METRICS, read_config, read_metrics
@@ -103,7 +104,7 @@ def forget(folder: Path, *, client: int | None = None, speaker: str = "", label:
 def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> int:
     """Add the training clips of a data set to the run's head, `words` as new labels; returns how many clips.
 
-    Clips of words that are neither a label nor new are passed over, and so are those that the head knows already. All
+    Clips of words that are neither a label nor new, and those that the head has already, are left out and reported. All
     changes are one step, which may be repeated after a kill: clips are never counted twice.
     """
     source = {key: getattr(settings, key) for key in ("data", "speaker_pattern", "table", "layout")}
@@ -128,8 +129,7 @@ def learn(folder: Path, settings: DataSettings, words: Sequence[str] = ()) -> in
             known |= {key for line in run.revisions for key in line.get("learn", {}).get("keys", [])}
         placed = Task.of_labels([*labels, *words]).labels
         table = load_table(settings)
-        clips = [clip for clip in table.of_split("train") if clip.word in placed and clip.key not in known]
-        clips = list({clip.key: clip for clip in clips}.values())
+        clips = clips_to_learn(table, placed, known)
         if not clips and repeated:
             return int(last["clips"])
         if not clips:

@@ -9,6 +9,7 @@ from typing import Any
 
 from wordflock.errors import OptionError, WordflockError
 from wordflock.head.kinds import KINDS
+from wordflock.hub import parts_of_data_set
 from wordflock.options import (
     DATA,
     FEATURES,
@@ -26,7 +27,7 @@ PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("torch", "onnxruntime")
 CLOSED_FORM = "closed-form"
 SYNTHETIC = "synthetic"
-DATA_SETS = ("speech-commands", "speech-commands-test", "speech-commands-0.01")  # of data/download.py
+DATA_SETS = ("speech-commands", "speech-commands-test", "speech-commands-0.01", "fsdd")  # of data/download.py
 # As data/layouts.py names them; not imported from there, for the settings are read by everything.
 LAYOUTS = (
     "auto", "folders", "split-folders", "test-beside", "speech-commands", "kaggle", "edge-impulse",
@@ -56,11 +57,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def resolved_paths(text: str) -> str:
     """Paths, a line each, as absolute ones, for a process in another folder; the names of data sets stay."""
-    named = (SYNTHETIC, *DATA_SETS)
-    return join_lines(
-        path if path in named and not Path(path).exists() else Path(path).expanduser().resolve()
-        for path in split_lines(text)
-    )
+
+    def is_name(path: str) -> bool:
+        return (path in (SYNTHETIC, *DATA_SETS) and not Path(path).exists()) or parts_of_data_set(path) is not None
+
+    return join_lines(path if is_name(path) else Path(path).expanduser().resolve() for path in split_lines(text))
 
 
 def default_cache() -> Path:
@@ -80,7 +81,8 @@ class DataSettings(Options):
     data: str = option(
         "synthetic",
         "Folder or archive with clips, in any usual layout; several count as one data set; 'synthetic' generates words "
-        "with espeak-ng, and 'speech-commands' is what `wordflock data download` fetched.",
+        "with espeak-ng, 'speech-commands' and 'fsdd' are what `wordflock data download` fetched, and "
+        "OWNER/NAME[@REVISION][:FOLDER] is a data set of the Hugging Face Hub.",
         DATA,
         several=True,
     )

@@ -6,18 +6,23 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wordflock.cli.commands import run
 from wordflock.data import download as module
 from wordflock.data.download import DATA_SETS, DataSet, download, find
+from wordflock.data.speech_commands import which_split
 from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.prepare import load_table
 from wordflock.settings import DATA_SETS as NAMES
@@ -205,6 +210,36 @@ def test_a_name_stands_for_its_file_and_says_how_to_get_it(tmp_path: Path) -> No
     assert find("speech-commands", tmp_path) == place
     with pytest.raises(WordflockError, match=r"no data set 'speech-comands' to download; did you mean speech-commands"):
         find("speech-comands", tmp_path)
+
+
+def test_the_free_spoken_digits_are_downloaded_and_read_by_name(
+    server: Server,
+    tmp_path: Path,
+    write_audio: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = tmp_path / "tree"
+    for name in ("metadata.py", "README.md", "utils/trimmer.py", "pip_requirements.txt"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("text\n")
+    for digit, speaker, number in product(range(3), ("george", "lucas"), range(2)):
+        write_audio(tree / "recordings" / f"{digit}_{speaker}_{number}.wav", rate=8000)
+    packed = tmp_path / "packed.tar.gz"
+    with tarfile.open(packed, "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "c0ffee"}) as tar:
+        tar.add(tree, "free-spoken-digit-dataset-1.0.9")  # and a commit in front, as GitHub does
+    server.content, server.length, server.ranges = packed.read_bytes(), False, False  # GitHub packs while it sends
+    content = sha256(server.content).hexdigest()
+    monkeypatch.setitem(
+        DATA_SETS, "fsdd", replace(DATA_SETS["fsdd"], url=server.url, size=len(server.content), content=content)
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run(["data", "download", "fsdd"])
+    assert capsys.readouterr().out.endswith("1 MB, CC BY-SA 4.0; use it with --data fsdd\n")
+    table = load_table(DataSettings(data="fsdd"))
+    wanted = {(str(digit), speaker, which_split(speaker)) for digit in range(3) for speaker in ("george", "lucas")}
+    assert {(clip.word, clip.speaker, clip.split) for clip in table.clips} == wanted and len(table.clips) == 12
+    assert not table.faults and table.protocol == "folder"
 
 
 def test_a_download_needs_little_memory(server: Server, tmp_path: Path) -> None:

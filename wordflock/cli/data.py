@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from wordflock.cli.options import command
+from wordflock.errors import counted
 from wordflock.federation_settings import PartitionSettings
 from wordflock.options import split_commas
 from wordflock.settings import Settings
@@ -48,12 +49,14 @@ def synthesize(
         confusables=confusables,
     )
     more = " and words that sound alike" * confusables
-    print(f"{folder}: {len(spoken)} words and {len(rest)} others{more}, {voices} training voices")
+    print(f"{folder}: {counted(len(spoken), 'word')} and {counted(len(rest), 'other')}{more}, {voices} training voices")
 
 
 @command
 def download(
-    name: Annotated[str, Parameter(help="Data set to download: speech-commands.")] = "speech-commands",
+    name: Annotated[
+        str, Parameter(help="Data set to download: speech-commands, or fsdd (Free Spoken Digits).")
+    ] = "speech-commands",
     /,
     *,
     version: Annotated[str, Parameter(help="Version of Speech Commands: 0.02 or 0.01.")] = "0.02",
@@ -63,15 +66,15 @@ def download(
     accept: Annotated[bool, Parameter(help="Keep a file that its publisher has replaced.")] = False,
 ) -> None:
     """Download a public data set; a download that was cut goes on where it ended."""
-    from wordflock.data.download import FOLDER, data_set_named, download
+    from wordflock.data.download import FOLDER, data_set_named, download, size_text
     from wordflock.settings import default_cache
 
     name += "" if version == "0.02" else f"-{version}"
     name += "" if part == "train" else f"-{part}"
     data_set = data_set_named(name)
     path = download(data_set, Path(folder or default_cache() / FOLDER).expanduser(), url=url, accept=accept)
-    size, use = path.stat().st_size / 1e6, path if folder else name
-    print(f"{path}: {size:,.0f} MB, {data_set.licence}; use it with --data {use}")
+    use = path if folder else name
+    print(f"{path}: {size_text(path.stat().st_size)}, {data_set.licence}; use it with --data {use}")
 
 
 @command

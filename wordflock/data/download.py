@@ -41,12 +41,13 @@ class DataSet:
     size: int  # bytes
     content: str  # SHA-256, hexadecimal
     licence: str
-    changes: bool = False  # its publisher has replaced it before
+    changes: bool = False  # its publisher may replace it, or has done so
+    own_name: str = ""  # of its file, where the address ends with a name that says nothing
 
     @property
     def file(self) -> str:
         """What it is called on the disk."""
-        return self.url.rpartition("/")[2]
+        return self.own_name or self.url.rpartition("/")[2]
 
 
 _SPEECH_COMMANDS = "http://download.tensorflow.org/data/speech_commands_"
@@ -70,6 +71,15 @@ DATA_SETS = {
         "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d",
         "CC BY 4.0",
     ),
+    # The Free Spoken Digit Dataset; size and hash are those that TensorFlow Datasets pins. GitHub packs it on request.
+    "fsdd": DataSet(
+        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz",
+        11_975_353,
+        "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0",
+        "CC BY-SA 4.0",
+        changes=True,
+        own_name="free-spoken-digit-dataset-1.0.9.tar.gz",
+    ),
 }
 
 
@@ -84,7 +94,7 @@ def find(name: str, cache: Path) -> Path:
     if not path.exists():
         raise WordflockError(
             f"The data set {name} is not on this machine ({path}); get it with `wordflock data download {name}` "
-            f"({data_set.size / 1e9:.1f} GB)."
+            f"({size_text(data_set.size)})."
         )
     return path
 
@@ -95,6 +105,11 @@ def data_set_named(name: str) -> DataSet:
         hint = did_you_mean(name, DATA_SETS, f"; there are {', '.join(DATA_SETS)}.")
         raise WordflockError(f"There is no data set {name!r} to download{hint}")
     return DATA_SETS[name]
+
+
+def size_text(size: int) -> str:
+    """A number of bytes as people say it: 2.4 GB, 12 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def download(
@@ -121,7 +136,7 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _own_file(path.with_name(f"{path.name}.part")) as file:
-            _check_space(path.parent, data_set.size - file.seek(0, os.SEEK_END))
+            check_space(path.parent, data_set.size - file.seek(0, os.SEEK_END), "--folder")
             _fetch(url, file, data_set.size, accept and data_set.changes, pause)
             _check_content(url, file, data_set, accept)
             os.fsync(file.fileno())
@@ -142,12 +157,13 @@ def _own_file(part: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_space(folder: Path, missing: int) -> None:
+def check_space(folder: Path, missing: int, option: str) -> None:
+    """Raises WordflockError where a folder, which `option` names, has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if free < missing + _MARGIN:
         raise WordflockError(
             f"{folder} has {free / 1e9:.2f} GB free, and the download needs {(missing + _MARGIN) / 1e9:.2f} GB; make "
-            "room or name another --folder."
+            f"room or name another {option}."
         )
 
 

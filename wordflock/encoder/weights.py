@@ -18,6 +18,7 @@ from wordflock.encoder.ctranslate2 import WeightsFault, from_ctranslate2
 from wordflock.encoder.saved import original_fingerprint, read_about, read_tensors, write_encoder
 from wordflock.errors import WordflockError
 from wordflock.files import parse_json
+from wordflock.hub import REPOSITORY, hub_reason
 
 Kind = Literal["package", "path", "hub"]
 NAMES = ("tiny.en", "tiny", "base.en", "base", "small.en", "small")
@@ -27,6 +28,7 @@ PACKAGE_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+_ABSENT = f"the repository lacks {WEIGHTS} or {CONFIG}, and weights in pickle are never read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _locate(name: str, fetch: bool) -> tuple[Path, Kind]:
     with _blaming(path, "path"):
         if name and path.exists():
             return _weights_at(path), "path"
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not name.endswith(".safetensors"):
+    if re.fullmatch(REPOSITORY, name) and not name.endswith(".safetensors"):
         return _from_hub(name, name, fetch), "hub"
     raise WordflockError(
         f"There is no encoder {name!r}; give one of {', '.join(NAMES)}, the path of a safetensors file or of a folder "
@@ -160,8 +162,8 @@ def _from_hub(name: str, repository: str, fetch: bool) -> Path:
         elif name not in NAMES:
             tried = "a path of that name (there is none) or "
         raise WordflockError(
-            f"Encoder {name!r} could not be had from {tried}the Hugging Face Hub ({repository}: {hub_reason(error)}); "
-            f"{remedy}, or give the path of a folder with {CONFIG} and {WEIGHTS}."
+            f"Encoder {name!r} could not be had from {tried}the Hugging Face Hub ({repository}: "
+            f"{hub_reason(error, _ABSENT)}); {remedy}, or give the path of a folder with {CONFIG} and {WEIGHTS}."
         ) from error
 
 
@@ -182,22 +184,6 @@ def _download(repository: str, fetch: bool) -> Path:
     get_hf_file_metadata(hf_hub_url(repository, WEIGHTS))
     hf_hub_download(repository, CONFIG)
     return Path(hf_hub_download(repository, WEIGHTS))
-
-
-def hub_reason(error: Exception) -> str:
-    """Why the Hub gave nothing, in a few words."""
-    if isinstance(error, ImportError):
-        return "huggingface_hub is missing, which Wordflock's extra [train] brings"
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, and the cache {constants.HF_HUB_CACHE} has no such encoder"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{constants.ENDPOINT} has no such repository, or none that you may read"
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-        return f"the repository lacks {WEIGHTS} or {CONFIG}, and weights in pickle are never read"
-    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return f"asking {constants.ENDPOINT} gave: {first_line.rstrip('.:')}"
 
 
 def _sha256_by_name(path: Path) -> str | None:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from wordflock.errors import WordflockError
+from wordflock.hub import REPOSITORY
 from wordflock.report.model_card import CARD, LABELS
 from wordflock.runs import BEST
 
@@ -22,7 +23,7 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     The repository is created where there is none. Raises WordflockError where the folder has no model card, the name is
     not OWNER/NAME, or the Hub refuses.
     """
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+    if not re.fullmatch(REPOSITORY, repository):
         raise WordflockError(f"{repository!r} is not a repository; write OWNER/NAME.")
     if not (folder / CARD).is_file() or not any(any(folder.glob(name)) for name in UPLOADED[2:]):
         raise WordflockError(f"{folder} has no model card or no model; push a finished run or an export.")

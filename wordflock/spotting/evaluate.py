@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wordflock.data.hub import is_fetched
 from wordflock.data.task import UNKNOWN, Task
 from wordflock.encoder.backend import device
 from wordflock.errors import WordflockError
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.head.metrics import Score
+from wordflock.hub import parts_of_data_set
 from wordflock.prepare import prepare
 from wordflock.runs import read_config
 from wordflock.settings import EvaluateSettings, Settings
@@ -82,4 +84,11 @@ def _data_of_run(path: Path, settings: EvaluateSettings) -> EvaluateSettings:
         raise WordflockError(f"The clips of the run {path.parent} are with its clients; name others with --data.")
     keys = ("data", "table", "speaker-pattern", "layout", "language", "seed")
     own = EvaluateSettings.values_of({key: config[key] for key in keys if key in config})
-    return replace(settings, **own, cache=settings.cache or config["cache"])
+    found = replace(settings, **own, cache=settings.cache or config["cache"])
+    for source in found.sources:
+        if parts_of_data_set(source) and not is_fetched(source, found.cache_folder):
+            raise WordflockError(
+                f"The data set {source} of the run {path.parent} is not on this machine, and only one that you name is "
+                f"fetched; if you trust it, name it with --data {source}."
+            )
+    return found

@@ -6,15 +6,15 @@ checkpoint is, which runs no code. huggingface_hub keeps it in its cache, where 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from wordflock.errors import WordflockError
+from wordflock.hub import REPOSITORY, checksum, hub_reason
 from wordflock.runs import BEST, find_checkpoint
 
+_ABSENT = f"the repository has no {BEST}, so `wordflock push` did not make it"
 MAX_SIZE = 256 << 20  # bytes; a head of the default kind has half a megabyte
-REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def find_model(model: str | Path) -> Path:
@@ -24,7 +24,7 @@ def find_model(model: str | Path) -> Path:
     WordflockError where there is none.
     """
     name = str(model)
-    if not REPOSITORY.fullmatch(name) or name.endswith(".safetensors") or Path(name.partition("/")[0]).exists():
+    if not re.fullmatch(REPOSITORY, name) or name.endswith(".safetensors") or Path(name.partition("/")[0]).exists():
         return find_checkpoint(model)
     try:
         return _fetched(name)
@@ -32,7 +32,8 @@ def find_model(model: str | Path) -> Path:
         raise
     except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
         raise WordflockError(
-            f"There is no run or checkpoint {name!r} here, and the Hugging Face Hub gave none ({_reason(error)}); "
+            f"There is no run or checkpoint {name!r} here, and the Hugging Face Hub gave none "
+            f"({hub_reason(error, _ABSENT)}); "
             "check the name."
         ) from error
 
@@ -54,27 +55,6 @@ def _fetched(repository: str) -> Path:
         size = "unknown size" if found.size is None else f"{found.size / 1e6:,.0f} MB"
         raise WordflockError(f"{repository}/{BEST} is of {size}; a head has at most {MAX_SIZE / 1e6:,.0f} MB.")
     path = Path(hf_hub_download(repository, BEST))
-    if found.etag != _checksum(path, len(found.etag or "")):
+    if found.etag != checksum(path, len(found.etag or "")):
         raise WordflockError(f"{path} is not what the Hub has (its checksum differs); delete it and try again.")
     return path
-
-
-def _checksum(path: Path, length: int) -> str:
-    """The Hub's checksum of a file: SHA-256 of large files, which has 64 digits, Git's SHA-1 of others."""
-    content = path.read_bytes()
-    if length == 64:
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    from wordflock.encoder.weights import hub_reason
-
-    if not isinstance(error, ImportError):
-        from huggingface_hub import errors
-
-        if isinstance(error, errors.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, and the cache has no such model"
-        if isinstance(error, errors.EntryNotFoundError):
-            return f"the repository has no {BEST}, so `wordflock push` did not make it"
-    return hub_reason(error)
