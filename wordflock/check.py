@@ -12,6 +12,7 @@ from wordflock.data.clips import SPLITS, Clip, ClipTable
 from wordflock.data.names import printable
 from wordflock.data.quality import MIN_RATE, Quality, qualities
 from wordflock.data.task import SILENCE
+from wordflock.errors import counted
 from wordflock.prepare import load_table
 from wordflock.settings import Settings
 
@@ -84,18 +85,19 @@ def _of_labels(by_label: dict[str, Counter[str]], speakers: dict[str, set[str]])
     counts = {label: sum(of_split.values()) for label, of_split in by_label.items()}
     for label, clips in counts.items():
         if clips < MIN_CLIPS:
-            yield Problem("few clips", f"{label} has {clips} clips; record {MIN_CLIPS} at least.")
+            yield Problem("few clips", f"{label} has {counted(clips, 'clip')}; record {MIN_CLIPS} at least.")
         if 0 < len(speakers[label]) < MIN_SPEAKERS:
-            yield Problem(
-                "few speakers", f"{label} is spoken by {len(speakers[label])}; record {MIN_SPEAKERS} people at least."
-            )
+            those = counted(len(speakers[label]), "speaker")
+            yield Problem("few speakers", f"{label} has {those}; record {MIN_SPEAKERS} people at least.")
         missing = [split for split in SPLITS if not by_label[label][split]]
         others = [split for split in missing if any(of_split[split] for of_split in by_label.values())]
         if others:
             yield Problem("missing split", f"{label} has no {' and no '.join(others)} clips, and other labels have.")
     most, least = max(counts, key=lambda k: counts[k]), min(counts, key=lambda k: counts[k])
     if counts[most] > UNBALANCED * counts[least]:
-        yield Problem("balance", f"{most} has {counts[most]} clips and {least} {counts[least]}; record more of it.")
+        yield Problem(
+            "balance", f"{most} has {counted(counts[most], 'clip')} and {least} {counts[least]}; record more of it."
+        )
 
 
 def _of_splits(table: ClipTable) -> Iterable[Problem]:
@@ -105,7 +107,9 @@ def _of_splits(table: ClipTable) -> Iterable[Problem]:
             where[clip.speaker].add(clip.split)
     shared = sorted(speaker for speaker, splits in where.items() if len(splits) > 1)
     if shared:
-        yield Problem("shared speakers", f"{len(shared)} speakers are in several splits: {_some(shared)}.")
+        yield Problem(
+            "shared speakers", f"{counted(len(shared), 'speaker', 'are')} in several splits: {_some(shared)}."
+        )
     if not where:
         yield Problem("unknown speakers", "Nothing says who speaks, so one voice may be in several splits.")
 
@@ -115,34 +119,36 @@ def _of_duplicates(clips: Sequence[Clip]) -> Iterable[Problem]:
     for clip in clips:
         same[clip.key].append(clip)
     groups = [group for group in same.values() if len(group) > 1]
-    rows: tuple[tuple[str, Callable[[Clip], str], str], ...] = (
-        ("duplicates across labels", lambda clip: clip.word, "have several labels"),
-        ("duplicates across splits", lambda clip: clip.split, "are in several splits"),
+    rows: tuple[tuple[str, Callable[[Clip], str], str, str], ...] = (
+        ("duplicates across labels", lambda clip: clip.word, "have", "several labels"),
+        ("duplicates across splits", lambda clip: clip.split, "are", "in several splits"),
     )
-    for kind, of, text in rows:
+    for kind, of, verb, text in rows:
         those = [group for group in groups if len({of(clip) for clip in group}) > 1]
         if those:
             names = tuple(clip.name for group in those for clip in group)
-            yield Problem(kind, f"{len(those)} recordings {text}: {_some(names)}.", names)
+            yield Problem(kind, f"{counted(len(those), 'recording', verb)} {text}: {_some(names)}.", names)
     rest = [group for group in groups if len({(clip.word, clip.split) for clip in group}) == 1]
     if rest:
         names = tuple(clip.name for group in rest for clip in group)
-        yield Problem("duplicates", f"{len(rest)} recordings are there more than once: {_some(names)}.", names)
+        yield Problem(
+            "duplicates", f"{counted(len(rest), 'recording', 'are')} there more than once: {_some(names)}.", names
+        )
 
 
 def _of_sound(found: Sequence[Quality]) -> Iterable[Problem]:
-    rows: tuple[tuple[str, Callable[[Quality], bool], str], ...] = (
-        ("unreadable", lambda q: q.unreadable, "can no longer be read"),
-        ("silent", lambda q: q.silent and q.clip.word != SILENCE, "are silent"),
-        ("quiet", lambda q: q.quiet and q.clip.word != SILENCE, "are very quiet"),
-        ("clipped", lambda q: q.clipped, "are clipped: the microphone was too loud"),
-        ("cancelled", lambda q: q.cancelled, "have channels in opposite phase: one wire is crossed"),
-        ("low rate", lambda q: 0 < q.rate < MIN_RATE, f"have a sample rate below {MIN_RATE} Hz"),
+    rows: tuple[tuple[str, Callable[[Quality], bool], str, str], ...] = (
+        ("unreadable", lambda q: q.unreadable, "", "can no longer be read"),
+        ("silent", lambda q: q.silent and q.clip.word != SILENCE, "are", "silent"),
+        ("quiet", lambda q: q.quiet and q.clip.word != SILENCE, "are", "very quiet"),
+        ("clipped", lambda q: q.clipped, "are", "clipped: the microphone was too loud"),
+        ("cancelled", lambda q: q.cancelled, "have", "channels in opposite phase: one wire is crossed"),
+        ("low rate", lambda q: 0 < q.rate < MIN_RATE, "have", f"a sample rate below {MIN_RATE} Hz"),
     )
-    for kind, applies, text in rows:
+    for kind, applies, verb, text in rows:
         names = tuple(quality.clip.name for quality in found if applies(quality))
         if names:
-            yield Problem(kind, f"{len(names)} clips {text}: {_some(names)}.", names)
+            yield Problem(kind, f"{counted(len(names), 'clip', verb)} {text}: {_some(names)}.", names)
 
 
 def _of_length(clips: Sequence[Clip], window: float) -> Iterable[Problem]:
@@ -150,8 +156,8 @@ def _of_length(clips: Sequence[Clip], window: float) -> Iterable[Problem]:
     if names:
         yield Problem(
             "long",
-            f"{len(names)} clips last more than twice the window of {window} s, of which only the loudest stretch is "
-            f"used; cut them to the word: {_some(names)}.",
+            f"{counted(len(names), 'clip', 'last')} more than twice the window of {window} s, of which only the "
+            f"loudest stretch is used; cut them to the word: {_some(names)}.",
             names,
         )
 
@@ -161,8 +167,8 @@ def _of_places(found: Sequence[Misplaced]) -> Iterable[Problem]:
         named = [f"{each.clip.name} at {each.start:.1f} s" for each in found]
         yield Problem(
             "misplaced",
-            f"{len(found)} clips are loudest where their word probably is not, and only the loudest stretch is used; "
-            f"cut them to the word, such as {_some(named)}.",
+            f"{counted(len(found), 'clip', 'are')} loudest where the word probably is not, and only the loudest "
+            f"stretch is used; cut them to the word, such as {_some(named)}.",
             tuple(each.clip.name for each in found),
         )
 
@@ -174,7 +180,7 @@ def _some(names: Sequence[str]) -> str:
 
 def format_check(found: Check) -> str:
     """What was found, for a terminal."""
-    lines = [f"{found.source}: {found.clips} clips, {len(found.labels)} labels"]
+    lines = [f"{found.source}: {counted(found.clips, 'clip')}, {counted(len(found.labels), 'label')}"]
     lines.append(f"  {'label':<16}" + "".join(f"{split:>12}" for split in SPLITS) + f"{'speakers':>12}")
     for label, counts in found.labels.items():
         row = "".join(f"{counts[split]:>12}" for split in SPLITS)

@@ -13,6 +13,7 @@ from wordflock.check import Check
 from wordflock.data.clips import SPLITS, Clip
 from wordflock.data.loading import read_samples
 from wordflock.data.names import printable
+from wordflock.errors import counted
 
 MAX_SECONDS = 10.0  # of a clip on the page
 _STYLE = """
@@ -36,7 +37,7 @@ def check_page(found: Check) -> str:
     problems = "".join(f"<li><b>{escape(p.kind)}</b>: {escape(printable(p.message))}</li>" for p in found.problems)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{escape(printable(found.source))}</title><style>{_STYLE}</style>
-<h1>{escape(printable(found.source))}</h1><p>{found.clips} clips, {len(found.labels)} labels</p>
+<h1>{escape(printable(found.source))}</h1><p>{counted(found.clips, "clip")}, {counted(len(found.labels), "label")}</p>
 <h2>What may be wrong</h2><ul>{problems or "<li>nothing was found</li>"}</ul>
 <h2>Most likely labelled wrong</h2>
 {_table(["clip", "label", "sounds like", "margin", ""], rows)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.data.task import SILENCE, UNKNOWN, Task, examples
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.federation_settings import PartitionSettings
 from wordflock.prepare import load_table, task_of
 
@@ -19,7 +19,9 @@ from wordflock.prepare import load_table, task_of
 def describe(settings: PartitionSettings, plot: Path | None) -> str:
     """Clips by split and word, and speakers by split; with `plot`, the bar plot of clips per client as PNG."""
     table = load_table(settings)
-    lines = [f"{table.source}: {len(table.clips)} clips, {sum(c.seconds for c in table.clips) / 60:.1f} minutes"]
+    lines = [
+        f"{table.source}: {counted(len(table.clips), 'clip')}, {sum(c.seconds for c in table.clips) / 60:.1f} minutes"
+    ]
     for split in SPLITS:
         clips = table.of_split(split)
         speakers = {clip.speaker for clip in clips if clip.speaker}
@@ -29,11 +31,10 @@ def describe(settings: PartitionSettings, plot: Path | None) -> str:
     for word in sorted({clip.word for clip in table.clips}):
         lines.append(f"  {word:<16}" + "".join(f"{counts[word, split]:>12}" for split in SPLITS))
     if table.background:
-        lines.append(
-            f"  background: {len(table.background)} recordings, {sum(c.seconds for c in table.background):.0f} s"
-        )
+        seconds = sum(clip.seconds for clip in table.background)
+        lines.append(f"  background: {counted(len(table.background), 'recording')}, {seconds:.0f} s")
     if table.faults:
-        lines.append(f"  left out: {len(table.faults)} files")
+        lines.append(f"  left out: {counted(len(table.faults), 'file')}")
     if plot:
         lines.append(_plot(table, settings, plot))
     return "\n".join(lines)

@@ -50,10 +50,17 @@ def parse_toml(content: bytes) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
-    from safetensors.numpy import save
+    """Write a safetensors file atomically. Raises OSError, as where the disk is full."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
 
-    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata))
+    with _aside(path) as aside:
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, aside, metadata)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -61,14 +68,21 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Nobody may read it who may not read its folder.
     """
+    with _aside(path) as aside:
+        aside.write_bytes(content)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """An empty file beside a path, which takes its place at the end of the block, forced to the disk."""
     aside, mode = path.with_name(f".{path.name}.{os.getpid()}"), path.parent.stat().st_mode & 0o666
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        os.fsync(descriptor)
         aside.replace(path)
     finally:
+        os.close(descriptor)
         aside.unlink(missing_ok=True)
 
 

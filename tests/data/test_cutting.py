@@ -72,7 +72,7 @@ def test_each_recording_finds_its_labels(tmp_path: Path) -> None:
         recording(tmp_path / "audio" / f"{name}.wav", seed=seed)
     (tmp_path / "labels" / "monday").mkdir(parents=True)
     (tmp_path / "labels" / "monday" / "a.txt").write_text("1\t1.4\tyes\n")
-    with pytest.warns(WordflockWarning, match="1 recordings have no labels in"):
+    with pytest.warns(WordflockWarning, match="1 recording has no labels in"):
         cut([tmp_path / "audio"], tmp_path / "one", labels=tmp_path / "labels")
     assert list(content(tmp_path / "one")) == ["yes/a_001.wav"]
     table = tmp_path / "all.csv"
@@ -184,8 +184,8 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path: Path
         warnings.simplefilter("always")
         assert cut([tmp_path / "yes"], tmp_path / "other")["yes"].clips == 3
     assert [str(warning.message).split(":")[0] for warning in said_] == [
-        "1 recordings cannot be read",
-        "1 recordings hold nothing to cut",
+        "1 recording cannot be read",
+        "1 recording holds nothing to cut",
     ]
 
 
@@ -212,3 +212,20 @@ def test_wake_words_are_found(tmp_path: Path, speech_commands_mini: Path) -> Non
         tar.extractall(tmp_path / "words", members, filter="data")
     written = cut([tmp_path / "words"], tmp_path / "clips")["hey savant"]
     assert 40 <= written.clips <= 46 and 0.8 < written.seconds / written.clips < 1.5
+
+
+def test_an_error_before_the_first_clip_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = recording(tmp_path / "meeting.wav")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("1.0\t1.4\tyes\n50.0\t51.0\tno\n")
+    (tmp_path / "there").mkdir()
+    for out in ("new", "there"):
+        with pytest.raises(WordflockError, match="the recording after"):
+            cut([source], tmp_path / out, labels=labels)
+    assert not (tmp_path / "new").exists() and not list((tmp_path / "there").iterdir())
+    labels.write_text(LABELS)
+    assert cut([source], tmp_path / "new", labels=labels)["yes"].clips == 2
+    labels.write_text("9.0\t9.4\tyes\n")
+    with pytest.raises(WordflockError, match="cut otherwise"):
+        cut([source], tmp_path / "new", labels=labels)
+    assert len(content(tmp_path / "new")) == 3 and (tmp_path / "new" / ".cut.jsonl").exists()

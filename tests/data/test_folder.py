@@ -90,7 +90,7 @@ def test_unknown_speakers_are_warned_of_once_and_only_where_it_matters() -> None
     with pytest.warns(WordflockWarning, match="who speaks in 4 clips") as warned:
         table_of(scan_of(*NAMES))
     assert len(warned) == 1
-    with pytest.warns(WordflockWarning, match="who speaks in 1 clips"):
+    with pytest.warns(WordflockWarning, match="who speaks in 1 clip"):
         table_of(scan_of(*NAMES, "yes/7.wav"), r"^([a-z]+)-")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -243,7 +243,7 @@ def test_all_faults_are_named_in_one_warning(words: Path, tmp_path: Path, write_
         for number in range(4)
     )
     assert messages == [
-        f"7 of the 12 recordings in {words} are left out: "
+        f"7 recordings are left out, of 12 in {words}: "
         f"at the top.wav (stands in no folder named after its word), {broken} and 2 more."
     ]
     assert len(table.faults) == 7 and len(table.clips) == 4

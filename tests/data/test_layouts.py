@@ -21,7 +21,7 @@ from scans import scan_of
 from wordflock.data.clips import ClipTable
 from wordflock.data.layouts import LAYOUTS
 from wordflock.data.loading import load_clips, read_samples, table_of
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 from wordflock.progress import reporting
 from wordflock.settings import LAYOUTS as NAMES
 
@@ -138,7 +138,7 @@ def test_a_layout_is_found_by_itself_named_and_read(title: str) -> None:
     with reporting(lines.append):
         table = table_of(scan)
     words = len({word for word, _, _ in said(table).values()})
-    assert lines == [f"/data: read as {title}, {words} labels, {len(table.clips)} clips"]
+    assert lines == [f"/data: read as {title}, {counted(words, 'label')}, {len(table.clips)} clips"]
     for name, (word, speaker, split) in expected.items():
         assert said(table)[name][:2] == (word, speaker)
         assert said(table)[name][2] == split or not split
@@ -264,7 +264,7 @@ def test_labels_that_cannot_be_printed_are_refused_in_print(label: str, shown: s
 
 
 def test_names_of_files_are_printed_safely() -> None:
-    with pytest.warns(WordflockWarning, match=r"left out: \\x1b\[2J\\n\.wav \(stands in no folder"):
+    with pytest.warns(WordflockWarning, match=r"left out, of 2 in /data: \\x1b\[2J\\n\.wav \(stands in no folder"):
         table_of(scan_of("\x1b[2J\n.wav", "yes/1.wav"))
 
 
@@ -313,7 +313,7 @@ def test_several_sources_are_one_data_set(tmp_path: Path, write_audio: WriteAudi
     lines: list[str] = []
     with (
         reporting(lines.append),
-        pytest.warns(WordflockWarning, match=r"1 recordings have different labels .* is up in"),
+        pytest.warns(WordflockWarning, match=r"1 recording has different labels .* is up in"),
     ):
         table = load_clips([tmp_path / "a", tmp_path / "b"], cache=tmp_path / "cache")
     assert table.source == f"{tmp_path / 'a'} + {tmp_path / 'b'}"

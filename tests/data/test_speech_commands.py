@@ -184,7 +184,7 @@ def test_unknown_speakers_among_the_known_are_split_by_content_with_a_warning(
             splits(load_clips(small_speech_commands, cache=tmp_path))["yes/my own.wav"] == "train"
         )  # the lists say so
     (small_speech_commands / "testing_list.txt").unlink()
-    with pytest.warns(WordflockWarning, match="does not say who speaks in 1 clips"):
+    with pytest.warns(WordflockWarning, match="does not say who speaks in 1 clip"):
         table = load_clips(small_speech_commands, cache=tmp_path)
     own = next(clip for clip in table.clips if clip.name == "yes/my own.wav")
     assert own.speaker == "" and own.split == which_split(own.content)
@@ -230,3 +230,17 @@ def test_crops_are_stretches_of_the_background_times_their_gain(
     assert digital_silence.shape == (3200,) and not digital_silence.any()
     assert last.shape == (1600,) and all(samples.dtype == np.float32 for samples in (first, second, last))
     assert len({clip.key for clip in crops}) == len(crops)
+
+
+@pytest.mark.parametrize(
+    ("own", "published", "protocol"), [(9, 1, "folder"), (5, 5, "folder"), (1, 9, "speech_commands")]
+)
+def test_a_few_names_of_eight_digits_do_not_make_a_folder_speech_commands(
+    own: int, published: int, protocol: str, write_audio: WriteAudio, tmp_path: Path
+) -> None:
+    for number in range(own + published):
+        speaker = f"{number:08x}" if number < published else f"anna{number}"
+        write_audio(tmp_path / "words" / ("yes", "no")[number % 2] / f"{speaker}_nohash_0.wav")
+    write_audio(tmp_path / "words" / "_background_noise_" / "room.wav", seconds=2.0)
+    table = load_clips(tmp_path / "words", cache=tmp_path / "cache")
+    assert table.protocol == protocol and len(table.clips) == own + published

@@ -148,7 +148,7 @@ def test_bad_folders_are_one_sentence_and_bad_files_a_warning(noise: Path, rooms
             load_surroundings(*((folder, "") if option == "--noise" else ("", folder)), cache)
     shutil.copy(rooms / "hall.wav", tmp_path / "bad")
     with pytest.warns(
-        WordflockWarning, match=r"3 of 4 recordings of --rooms .* left out \(the first: music.flac lasts"
+        WordflockWarning, match=r"3 recordings are left out, of 4 of --rooms .* \(the first: music.flac lasts"
     ):
         assert len(load_surroundings("", str(tmp_path / "bad"), cache).rooms) == 1
 

@@ -68,7 +68,7 @@ def source(sound: NDArray[Any], rate: int = RATE) -> Source:
 def test_a_whole_session_and_one_that_goes_on(tmp_path: Path) -> None:
     view = Notes()
     session = Session(tmp_path / "out", ["yes", "no"], "anna", 2)
-    with pytest.raises(WordflockError, match="The sound ended, and 1 takes are missing"):
+    with pytest.raises(WordflockError, match="The sound ended, and 1 take is missing"):
         Recorder(session, source(spoken(3)), view, countdown=1.0).run()
     asked = [f"{p.word} {p.take}" for p in Session(tmp_path / "other", ["yes", "no"], "anna", 2).missing()]
     assert view.events == ["room", *(e for word in asked[:3] for e in ("ready", word, "kept")), "ready"]

@@ -65,7 +65,7 @@ def test_the_word_is_shown_and_a_key_ends_the_session(locale: str, tmp_path: Pat
                 process.stdin.write(silence)
                 process.stdin.flush()
         assert process.poll() == 0, said[-300:]
-        assert process.stdout.read() == b"out: 1 takes of anna, 1 missing\n"
+        assert process.stdout.read() == b"out: 1 take of anna, 1 missing\n"
         assert process.wait(30) == 0
         assert "Get ready for" in said and "yes: kept" in said and " dB" in said
         assert termios.tcgetattr(slave) == before

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from wordflock.cli.options import command, refuse_options, whole_number
-from wordflock.errors import OptionError, WordflockError
+from wordflock.errors import OptionError, WordflockError, counted
 
 if TYPE_CHECKING:
     from wordflock.recording.session import Session
@@ -43,7 +43,7 @@ def cut(
 
     written = cut(sources, Path(out), labels=labels, label=label, tier=tier, margin=margin, pause=pause)
     for name, those in written.items():
-        clips = "1 clip" if those.clips == 1 else f"{those.clips} clips"
+        clips = counted(those.clips, "clip")
         print(f"{Path(out) / name}: {clips}, {those.seconds:.1f} s, the longest {those.longest:.2f} s")
         if those.longest > LONGEST and not labels and not name.startswith("_"):
             print(f"  more than {LONGEST:.0f} s is talk rather than a word; listen to it, or cut by --labels")
@@ -99,7 +99,10 @@ def record(
         with Terminal(session) as view, pressed_keys() as key:
             Recorder(session, source, view, countdown=countdown, key=key, play=play).run(room)
     left = len(session.missing())
-    print(f"{out}: {len(session.words) * takes - left} takes of {session.speaker}" + f", {left} missing" * (left > 0))
+    print(
+        f"{out}: {counted(len(session.words) * takes - left, 'take')} of {session.speaker}"
+        + f", {left} missing" * (left > 0)
+    )
 
 
 def _serve(session: Session, address: str, certificates: str, room: bool) -> None:

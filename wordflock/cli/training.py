@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from wordflock.cli.options import command
+from wordflock.errors import counted
 from wordflock.federation_settings import FederationSettings
 from wordflock.options import split_commas
 from wordflock.settings import DataSettings, Settings, TrainSettings
@@ -38,7 +39,7 @@ def prepare(settings: Settings) -> None:
     features = encode_all(settings)
     array = features[0].array
     print(
-        f"{sum(map(len, features))} clips ready: {array.shape[1]} frames of width {array.shape[2]}, "
+        f"{counted(sum(map(len, features)), 'clip')} ready: {array.shape[1]} frames of width {array.shape[2]}, "
         f"{array.nbytes / 1e6:.0f} MB"
     )
 
@@ -58,7 +59,7 @@ def forget(
 
     folder = find_run(run)
     clips = forget(folder, client=client, speaker=speaker, label=label)
-    print(f"forgotten: {clips} clips; {folder}/best.safetensors is the head without them")
+    print(f"forgotten: {counted(clips, 'clip')}; {folder}/best.safetensors is the head without them")
 
 
 @command
@@ -75,4 +76,4 @@ def learn(
 
     folder = find_run(run)
     clips = learn(folder, settings, split_commas(words))
-    print(f"learned: {clips} clips; {folder}/best.safetensors is the head with them")
+    print(f"learned: {counted(clips, 'clip')}; {folder}/best.safetensors is the head with them")

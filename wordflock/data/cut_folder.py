@@ -47,6 +47,7 @@ class CutFolder:
 
     def __enter__(self) -> CutFolder:
         """Raises WordflockError for a folder that has other files in it or is in use."""
+        self._made = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
         others = [path.name for path in self._folder.iterdir() if path.name not in (LIST, LOCK)]
         path = self._folder / LIST
@@ -68,6 +69,11 @@ class CutFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+        if error is not None and not self._known:  # before anything was written: nothing is to be gone on with
+            for name in (LIST, LOCK):
+                (self._folder / name).unlink(missing_ok=True)
+            if self._made:
+                self._folder.rmdir()
 
     def has(self, recording: str, key: str) -> bool:
         """Whether the clips of a recording are all there; `key` stands for its content and how it is cut.

@@ -22,7 +22,7 @@ from wordflock.data.intervals import Interval, read_intervals
 from wordflock.data.listing import Entry, Reader, is_audio, list_files
 from wordflock.data.manifests import Places, split_named
 from wordflock.data.names import clean_label, printable
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 from wordflock.progress import progress
 
 MARGIN = 0.15  # seconds before and after a word
@@ -90,8 +90,8 @@ def cut(
                 faults.append(f"{printable(recording.entry.name)} ({fault})")
             advance()
         written = folder.written()
-    _warn("cannot be read", faults)
-    _warn("hold nothing to cut", [printable(name) for name in folder.empty()])
+    _warn("", "cannot be read", faults)
+    _warn("hold", "nothing to cut", [printable(name) for name in folder.empty()])
     return written
 
 
@@ -154,7 +154,7 @@ def _intervals(recordings: Sequence[_Recording], labels: str | Path, tier: str) 
         missing = [printable(entry.name) for entry, stem in stems.items() if stem not in files]
         if len(missing) == len(recordings):
             raise WordflockError(f"{labels} has no labels for {missing[0]}; name them {Path(missing[0]).stem}.txt.")
-        _warn(f"have no labels in {labels}", missing)
+        _warn("have", f"no labels in {labels}", missing)
         return {entry: read_intervals(files[stem], tier) for entry, stem in stems.items() if stem in files}
     intervals = read_intervals(labels, tier)
     if not any(interval.file for interval in intervals):
@@ -240,7 +240,8 @@ def _open(entry: Entry, reader: Reader) -> BytesIO | BufferedReader:
     return BytesIO(reader.read_bytes(entry)) if entry.offset else Path(entry.path).open("rb")
 
 
-def _warn(problem: str, names: Sequence[str]) -> None:
+def _warn(verb: str, problem: str, names: Sequence[str]) -> None:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        warnings.warn(f"{len(names)} recordings {problem}: {', '.join(names[:_NAMED])}{more}.", WordflockWarning, 3)
+        those = counted(len(names), "recording", verb)
+        warnings.warn(f"{those} {problem}: {', '.join(names[:_NAMED])}{more}.", WordflockWarning, 3)

@@ -131,7 +131,7 @@ def _below(files: Files, folder: str) -> list[str]:
 
 def is_speech_commands(files: Files) -> bool:
     """Whether names or lists are those of Speech Commands, and no folder says otherwise."""
-    return speech_commands.recognises([*files.names, *files.texts]) and not has_split_folders(files)
+    return speech_commands.recognises(files.names, files.texts) and not has_split_folders(files)
 
 
 def read_speech_commands(files: Files) -> Rows:

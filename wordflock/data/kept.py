@@ -63,8 +63,9 @@ def kept_table(
             _say(said_before)
             return table
     scan = look()
-    table, said = _made(scan, make)
     readable = all(recording.content for recording in scan.recordings)
+    table, said = _made(scan, make)
+    del scan  # a million files take 400 MB of it, and writing needs room
     if state and settled and readable and len(table.clips) >= MIN_KEPT:
         with suppress(OSError, ValueError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,8 +148,8 @@ def _read(path: Path, key: str) -> tuple[ClipTable, list[Sequence[str]]]:
     return ClipTable(about["source"], about["protocol"], clips, background, tuple(faults)), about["said"]
 
 
-_TEXTS = ("path", "name", "content")
-_CATEGORIES = ("word", "speaker", "split")  # many clips have the same
+_TEXTS = ("name", "content")
+_CATEGORIES = ("word", "speaker", "split", "folder")  # many clips have the same
 _NUMBERS = {"seconds": np.float64, "offset": np.int64, "size": np.int64, "start": np.float64, "gain": np.float64}
 
 
@@ -168,7 +169,7 @@ def _columns(clips: Sequence[Clip]) -> Iterator[tuple[str, Array]]:
     for name in _TEXTS:
         yield name, _packed([getattr(clip, name) for clip in clips])
     for name in _CATEGORIES:
-        values = [getattr(clip, name) for clip in clips]
+        values = [_folder(clip) if name == "folder" else getattr(clip, name) for clip in clips]
         places = {value: place for place, value in enumerate(dict.fromkeys(values))}
         yield f"{name}.all", _packed(list(places))
         yield name, np.fromiter(map(places.__getitem__, values), np.int32, len(values))
@@ -183,9 +184,20 @@ def _clips(arrays: dict[str, Array], part: str) -> Iterator[Clip]:
         columns[name] = map(_unpacked(arrays[f"{part}.{name}.all"]).__getitem__, arrays[f"{part}.{name}"].tolist())
     for name in _NUMBERS:
         columns[name] = arrays[f"{part}.{name}"].tolist()
+    # A folder's name ends with "/": the file in it has the clip's name; else it is the path of an archive.
+    columns["path"] = (
+        f"{folder}{name}" if folder.endswith("/") else folder
+        for folder, name in zip(columns["folder"], columns["name"], strict=True)
+    )
     starts = (None if start != start else start for start in columns["start"])
     order = ("word", "speaker", "split", "seconds", "path", "name", "offset", "size", "content")
     return map(Clip, *(columns[name] for name in order), starts, columns["gain"])
+
+
+def _folder(clip: Clip) -> str:
+    """The path without the clip's name at its end, with a "/"; the whole path where that is not there."""
+    folder = clip.path.removesuffix(clip.name)
+    return folder if folder.endswith("/") else clip.path
 
 
 def _packed(texts: Sequence[str]) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from wordflock.data.names import clean_label, merged, printable
 from wordflock.data.scan import MIN_SECONDS, Recording
 from wordflock.data.speech_commands import BACKGROUND, SPEAKER_PATTERN, which_split
 from wordflock.data.tables import add_row, warn_of_missing
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 
 NO_WORD = "stands in no folder named after its word"
 NO_LABEL = "has no label"
@@ -183,8 +183,8 @@ def _warn_of_unknown_speakers(source: str, count: int) -> None:
     """Say, once for a data set, that clips of unknown speakers had to be split by their content."""
     if count:
         warnings.warn(
-            f"{source} does not say who speaks in {count} clips, so the same voice may stand in several splits; "
-            "name the speakers with a speaker pattern or a table.",
+            f"{source} does not say who speaks in {counted(count, 'clip')}, so the same voice may stand in several "
+            "splits; name the speakers with a speaker pattern or a table.",
             WordflockWarning,
             stacklevel=3,
         )

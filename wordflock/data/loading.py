@@ -22,7 +22,7 @@ from wordflock.data.listing import Reader, changed, parquets_in
 from wordflock.data.names import printable
 from wordflock.data.scan import Scan, scan_files
 from wordflock.data.sources import joined
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 from wordflock.progress import report
 
 _NAMED_FAULTS = 5
@@ -80,16 +80,13 @@ def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str
             f"{listing.source} holds no usable clip{fault}; put recordings into a folder for each word."
         )
     labels = len({clip.word for clip in clips})
-    report(f"{listing.source}: read as {chosen.title}, {labels} labels, {len(clips)} clips")
+    report(f"{listing.source}: read as {chosen.title}, {counted(labels, 'label')}, {counted(len(clips), 'clip')}")
     if faults:
-        warnings.warn(
-            f"{len(faults)} of the {len(names) + len(listing.faults)} recordings in {listing.source} are left out: "
-            f"{_sentence(faults)}.",
-            WordflockWarning,
-            stacklevel=3,
-        )
+        out_of = f"{counted(len(faults), 'recording', 'are')} left out, of {len(names) + len(listing.faults)}"
+        warnings.warn(f"{out_of} in {listing.source}: {_sentence(faults)}.", WordflockWarning, stacklevel=3)
     # Whatever says their splits, who has Speech Commands wants its ten usual words.
-    protocol = "speech_commands" if speech_commands.recognises([*names, *scan.texts]) else "folder"
+    published = speech_commands.recognises((clip.name for clip in clips), scan.texts)
+    protocol = "speech_commands" if published else "folder"
     return ClipTable(listing.source, protocol, tuple(clips), tuple(background), tuple(faults))
 
 

@@ -21,7 +21,7 @@ from wordflock.data.clips import Clip, Fault
 from wordflock.data.listing import Entry, Listing, Reader, list_files
 from wordflock.data.manifests import encoding_of
 from wordflock.data.names import printable
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 from wordflock.progress import progress
 
 MIN_SECONDS = 0.1  # seconds; less cannot hold a word
@@ -217,8 +217,8 @@ def _look_at(entries: Sequence[Entry], files: sqlite3.Connection) -> Iterator[tu
             yield from zip(batch, looks, strict=True)
     if cancelling:
         warnings.warn(
-            f"{len(cancelling)} recordings have channels in opposite phase, whose mean is almost silent (the first: "
-            f"{printable(cancelling[0])}); the loudest channel of each is used alone.",
+            f"{counted(len(cancelling), 'recording', 'have')} channels in opposite phase, whose mean is almost silent "
+            f"(the first: {printable(cancelling[0])}); the loudest channel of each is used alone.",
             WordflockWarning,
             stacklevel=2,
         )

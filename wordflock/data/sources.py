@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from wordflock.data.clips import Clip, ClipTable
 from wordflock.data.names import merged, printable
-from wordflock.errors import WordflockWarning
+from wordflock.errors import WordflockWarning, counted
 from wordflock.progress import report
 
 
@@ -43,13 +43,13 @@ def joined(tables: Sequence[ClipTable]) -> ClipTable:
             if other.word != clip.word:
                 conflicts.append(f"{printable(clip.name)} is {clip.word} in {table.source} and {other.word} in {first}")
     if again:
-        report(f"{source}: {again} clips are in several sources and count once")
+        report(f"{source}: {counted(again, 'clip', 'are')} in several sources, where the first counts")
     if moved:
-        report(f"{source}: {moved} clips are moved to the split where the first source has their speaker")
+        report(f"{source}: {counted(moved, 'clip', 'are')} moved to the split where the first source has their speaker")
     if conflicts:
         warnings.warn(
-            f"{len(conflicts)} recordings have different labels in two sources, of which the first counts: "
-            f"{conflicts[0]}.",
+            f"{counted(len(conflicts), 'recording', 'have')} different labels in two sources, of which the first "
+            f"counts: {conflicts[0]}.",
             WordflockWarning,
             stacklevel=3,
         )

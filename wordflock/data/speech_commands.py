@@ -20,14 +20,17 @@ LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 # In a recording's name; the test archive puts the word and "_" before the speaker of an unknown word.
 SPEAKER_PATTERN = r"(?:^|/)(?:_unknown_/[^_/]+_)?([^/]+?)_nohash_"
 
-_PUBLISHED = r"(?:^|[/_])[0-9a-f]{8}_nohash_"  # other speakers have names: somebody's own words
+_PUBLISHED = re.compile(r"(?:^|[/_])[0-9a-f]{8}_nohash_")  # other speakers have names: somebody's own words
 _LAST_BUCKET = 2**27 - 1  # the published MAX_NUM_WAVS_PER_CLASS
 _VALIDATION, _TEST = 10.0, 10.0  # per cent of the speakers
 
 
-def recognises(names: Iterable[str]) -> bool:
-    """Whether a data set with these files follows the protocol: it has lists, or speakers of eight digits."""
-    return any(re.search(_PUBLISHED, name) or posixpath.basename(name) in LISTS for name in names)
+def recognises(recordings: Iterable[str], texts: Iterable[str]) -> bool:
+    """Whether a data set follows the protocol: it has its lists, or most recordings name speakers of eight digits."""
+    if any(posixpath.basename(name) in LISTS for name in texts):
+        return True
+    spoken = [name for name in recordings if _word(name) not in (BACKGROUND, SILENCE)]
+    return 2 * sum(_PUBLISHED.search(name) is not None for name in spoken) > len(spoken)
 
 
 def read(names: Iterable[str], texts: Mapping[str, str]) -> Rows:

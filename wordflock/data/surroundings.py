@@ -23,7 +23,7 @@ from wordflock.audio.reading import Decoder
 from wordflock.data.listing import Reader, changed
 from wordflock.data.names import printable
 from wordflock.data.scan import Recording, scan_files
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 
 FOLDER = "sounds"  # in the cache
 MAX_ROOM_SECONDS = 10.0  # of a room's impulse response: longer ones are some other recording
@@ -58,7 +58,9 @@ def _sounds(option: str, source: str, most: float, cache: Path) -> tuple[Sound, 
     if not sounds:
         raise WordflockError(f"{option} {source} has no recording that can be used ({first}); name another folder.")
     if faults:
-        message = f"{len(faults)} of {len(found)} recordings of {option} {source} are left out ({first})."
+        message = (
+            f"{counted(len(faults), 'recording', 'are')} left out, of {len(found)} of {option} {source} ({first})."
+        )
         warnings.warn(message, WordflockWarning, stacklevel=4)
     return tuple(sorted(sounds.values(), key=lambda sound: sound.content))  # whatever the files are called
 

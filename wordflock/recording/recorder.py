@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from wordflock.audio.reading import SAMPLE_RATE
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.recording.session import Prompt, Session
 from wordflock.recording.takes import ROOM_SECONDS, Samples, Take, TakeFault
 from wordflock.spotting.live import Lost, Source, live
@@ -142,7 +142,9 @@ class Recorder:
             if last:
                 return np.zeros(0, np.float32)
             left = len(self._session.missing())
-            raise WordflockError(f"The sound ended, and {left} takes are missing; run the command again to go on.")
+            raise WordflockError(
+                f"The sound ended, and {counted(left, 'take', 'are')} missing; run the command again to go on."
+            )
         if isinstance(block, Lost):
             raise TakeFault("incomplete, for this machine was busy; end other programs.")
         self._view.heard(block)
