@@ -32,16 +32,16 @@ def test_a_name_is_not_a_path(name: str, kind: type[TrainSettings]) -> None:
 
 
 def test_two_runs_of_one_name_at_once_do_not_mix(tmp_path: Path) -> None:
-    with open_run(train_settings(tmp_path), "train") as run:
+    with open_run(train_settings(tmp_path)) as run:
         before = (run.folder / "config.toml").read_bytes()
         other = TrainSettings(runs=str(tmp_path), name="run", seed=7)
         with (
             pytest.raises(WordflockError, match=r"run is in use by another process; .*--name"),
-            open_run(other, "train"),
+            open_run(other),
         ):
             pass
         assert (run.folder / "config.toml").read_bytes() == before
-    with open_run(other, "train"):  # which left no head
+    with open_run(other):  # which left no head
         assert read_config(tmp_path / "run")["seed"] == 7
 
 
@@ -66,7 +66,7 @@ def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> N
 
 def test_a_run_is_for_nobody_else(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o755)
-    with open_run(train_settings(tmp_path), "train") as run:
+    with open_run(train_settings(tmp_path)) as run:
         (run.folder / "statistics").mkdir(mode=0o700)
         write_atomically(run.folder / "statistics" / "total", b"")
     for path in (run.folder, *run.folder.rglob("*")):
@@ -100,15 +100,15 @@ def test_a_config_that_is_not_toml_is_named(content: bytes, tmp_path: Path) -> N
 
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     def resume(name: str) -> None:
-        resumed(FederationSettings(runs=str(tmp_path), resume=name), "simulate")
+        resumed(FederationSettings(runs=str(tmp_path), resume=name))
 
     with pytest.raises(WordflockError, match="--resume nothing is not a run"):
         resume("nothing")
-    with open_run(train_settings(tmp_path), "train"):
+    with open_run(train_settings(tmp_path)):
         pass
     with pytest.raises(WordflockError, match="is a run of `wordflock train`, not of simulate"):
         resume("run")
-    with open_run(FederationSettings(runs=str(tmp_path), name="done"), "simulate") as run:
+    with open_run(FederationSettings(runs=str(tmp_path), name="done")) as run:
         write_atomically(run.folder / "metrics.json", b"{}")
     with pytest.raises(WordflockError, match="done is done; its head is"):
         resume("done")

@@ -29,7 +29,12 @@ CLASSES = (
 every_class = pytest.mark.parametrize("kind", CLASSES)
 every_option = pytest.mark.parametrize(
     ("kind", "name"),
-    [pytest.param(kind, name, id=f"{kind.__name__}-{name}") for kind in CLASSES for name in kind.__annotations__],
+    [
+        pytest.param(kind, f.name, id=f"{kind.__name__}-{f.name}")
+        for kind in CLASSES
+        for f in fields(kind)
+        if f.name in kind.__annotations__  # and not in those of a class below it
+    ],
 )
 
 

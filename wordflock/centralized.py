@@ -63,7 +63,7 @@ def _train(settings: TrainSettings) -> Path:
     if settings.closed_form:
         if settings.checkpoint:
             raise WordflockError("--strategy closed-form starts from no --checkpoint; see `wordflock learn`.")
-        with open_run(settings, "train") as run:
+        with open_run(settings) as run:
             _train_closed_form(run, settings, prepared, head, seconds)
         return run.folder
     recipe = Recipe.of(settings, settings.epochs)
@@ -78,7 +78,7 @@ def _train(settings: TrainSettings) -> Path:
         going_on = done > 0 and path.parent.resolve() == (Path(settings.runs) / settings.name).resolve()
         if done >= settings.epochs and (not going_on or (path.parent / METRICS).exists()):
             raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
-    with open_run(settings, "train", going_on=going_on) as run:
+    with open_run(settings, going_on=going_on) as run:
         _train_epochs(run, settings, prepared, head, optimizer, recipe, done, seconds)
     return run.folder
 
@@ -123,7 +123,7 @@ def _train_epochs(
                 f"After epoch {epoch + 1} the loss is not a finite number; take a smaller --learning-rate "
                 f"than {settings.learning_rate}."
             )
-        checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=epoch + 1, score=score)
+        checkpoint = checkpoint_of(head, settings, prepared, epoch=epoch + 1, score=score)
         # Before the checkpoint that it belongs to, and the one before gone after it: there is always a pair.
         _save_optimizer(_optimizer_file(run.folder, epoch + 1), optimizer)
         best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
@@ -147,7 +147,7 @@ def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepare
         return {"kept": False, "problem": str(error)}
     load_solution(head, solution)
     score = evaluate_head(head, prepared.features["validation"], prepared.task.labels)
-    solved = checkpoint_of(head, settings, prepared, mode="train", epoch=settings.epochs, score=score)
+    solved = checkpoint_of(head, settings, prepared, epoch=settings.epochs, score=score)
     kept = run.keep_solved(solved, score)
     report(f"last layer solved: validation {score.summary}{' (best)' if kept else ''}")
     return {"kept": kept, "validation_accuracy": score.accuracy, "ridges": solution.ridges}
@@ -174,7 +174,7 @@ def _train_closed_form(
         load_solution(head, solve(total, scale, ridges(settings.for_streams), head.parts))
     seconds["train"] = time.perf_counter() - started
     score = evaluate_head(head, prepared.features["validation"], labels)
-    checkpoint = checkpoint_of(head, settings, prepared, mode="train", epoch=1, score=score)
+    checkpoint = checkpoint_of(head, settings, prepared, epoch=1, score=score)
     run.record("epoch", checkpoint, validation_loss=score.loss)
     report(f"solved: validation {score.summary}")
     finish(run, "epoch", settings, prepared, metrics)

@@ -31,6 +31,7 @@ class PartitionSettings(Settings):
 class FederationSettings(HeadSettings, PartitionSettings):
     """Federated training, on any engine."""
 
+    mode = "simulate"
     rounds: int = option(10, "Rounds of training.", FEDERATION, minimum=1)
     clients_per_round: int = option(10, "Clients that train in a round.", FEDERATION, minimum=1)
     local_epochs: int = option(5, "Passes of a client over its clips in a round.", FEDERATION, minimum=1)
@@ -167,6 +168,7 @@ class FederationSettings(HeadSettings, PartitionSettings):
 class ServerSettings(FederationSettings):
     """A federation of real devices, seen from its server."""
 
+    mode = "server"
     data: str = option(
         "", "Clips to score the head on. (default: clients score it on their --holdout)", DATA, several=True
     )

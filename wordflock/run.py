@@ -40,26 +40,26 @@ from wordflock.trackers import open_trackers
 
 
 @contextmanager
-def open_run(settings: HeadSettings, mode: str, *, going_on: bool = False) -> Iterator[RunWriter]:
+def open_run(settings: HeadSettings, *, going_on: bool = False) -> Iterator[RunWriter]:
     """Make the folder of a run and keep others out of it for as long as the run goes on.
 
     A folder that holds no head yet, for the run in it came to nothing, is used again. An interrupt says how to go on.
     Raises WordflockError where the folder holds a head, unless `going_on` with that run, where another process uses
     it, and where it cannot be made.
     """
-    folder = _make_folder(settings, mode)
+    folder = _make_folder(settings)
     with locked(folder):
         if settings.name and (folder / LAST).exists() and not going_on:
             raise WordflockError(
                 f"The run {folder} exists already; give another --name, delete that folder, or go on with "
-                f"{_remedy(mode, folder)}."
+                f"{_remedy(settings.mode, folder)}."
             )
-        run = RunWriter(folder, settings, mode, going_on)
+        run = RunWriter(folder, settings, going_on)
         try:
             yield run
         except KeyboardInterrupt:
-            if (folder / LAST).exists() and mode != "server":  # whose other process says so
-                raise KeyboardInterrupt(f"go on with {_remedy(mode, folder)}") from None
+            if (folder / LAST).exists() and settings.mode != "server":  # whose other process says so
+                raise KeyboardInterrupt(f"go on with {_remedy(settings.mode, folder)}") from None
             raise
         finally:
             run.close()
@@ -72,12 +72,12 @@ def _remedy(mode: str, folder: Path) -> str:
 class RunWriter:
     """One run's folder, and the best validation accuracy in it so far."""
 
-    def __init__(self, folder: Path, settings: HeadSettings, mode: str, going_on: bool) -> None:
+    def __init__(self, folder: Path, settings: HeadSettings, going_on: bool) -> None:
         """Writes the settings. What came after the last checkpoint is forgotten, for it is done again."""
         import tomli_w
 
         self.folder = folder
-        write_atomically(folder / CONFIG, tomli_w.dumps({"mode": mode, **settings.as_config()}).encode())
+        write_atomically(folder / CONFIG, tomli_w.dumps({"mode": settings.mode, **settings.as_config()}).encode())
         last = load_checkpoint(folder / LAST).training if going_on and (folder / LAST).exists() else {}
         done = last.get("epoch", last.get("round", -1))
         self.history = [line for line in read_history(folder) if line.get("epoch", line.get("round")) <= done]
@@ -144,8 +144,8 @@ class RunWriter:
             tracker.log(numbers, step)
 
 
-def _make_folder(settings: HeadSettings, mode: str) -> Path:
-    runs, name = Path(settings.runs), settings.name or time.strftime(f"{mode}-%Y%m%d-%H%M%S")
+def _make_folder(settings: HeadSettings) -> Path:
+    runs, name = Path(settings.runs), settings.name or time.strftime(f"{settings.mode}-%Y%m%d-%H%M%S")
     folder, number = runs / name, 1
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -173,11 +173,11 @@ def new_head(settings: HeadSettings, prepared: Prepared) -> Head:
 
 
 def checkpoint_of(
-    head: nn.Module, settings: HeadSettings, prepared: Prepared, *, mode: str, score: Score, **counter: int
+    head: nn.Module, settings: HeadSettings, prepared: Prepared, *, score: Score, **counter: int
 ) -> Checkpoint:
     """The head as a checkpoint."""
     width = prepared.features["validation"].array.shape[2]
-    training = {"mode": mode, "seed": settings.seed, "validation_accuracy": score.accuracy, **counter}
+    training = {"mode": settings.mode, "seed": settings.seed, "validation_accuracy": score.accuracy, **counter}
     weights, drawn = get_weights(head), settings.random_features
     return Checkpoint(
         prepared.task.labels, settings.head, width, prepared.spec, weights, training, random_features=drawn

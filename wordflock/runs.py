@@ -73,18 +73,20 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     return history
 
 
-def resumed(settings: Resumable, mode: str) -> Resumable:
+def resumed(settings: Resumable) -> Resumable:
     """The own options of the run that `settings.resume` names, a folder or a name below --runs.
 
-    Raises WordflockError where there is no such run, it is done, or another command made it.
+    Raises WordflockError where there is no such run, it is done, or another command than `settings.mode` made it.
     """
     folders = Path(settings.resume), Path(settings.runs) / settings.resume
     folder = next((folder.resolve() for folder in folders if (folder / CONFIG).is_file()), None)
     if folder is None:
         raise WordflockError(f"--resume {settings.resume} is not a run; name a folder with a {CONFIG}.")
     config = read_config(folder)
-    if config.get("mode") != mode:
-        raise WordflockError(f"--resume {settings.resume} is a run of `wordflock {config.get('mode')}`, not of {mode}.")
+    if config.get("mode") != settings.mode:
+        raise WordflockError(
+            f"--resume {settings.resume} is a run of `wordflock {config.get('mode')}`, not of {settings.mode}."
+        )
     if (folder / METRICS).exists():
         raise WordflockError(f"The run {folder} is done; its head is {folder / BEST}.")
     own = type(settings).from_config(config)

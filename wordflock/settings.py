@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from wordflock.errors import OptionError, WordflockError
 from wordflock.head.kinds import KINDS
@@ -229,6 +229,7 @@ class Settings(DataSettings):
 class HeadSettings(Settings):
     """What centralized and federated training share."""
 
+    mode: ClassVar[str]  # the command, as config.toml says it
     allow_large_head: bool = option(False, "Allow a head of over 800,000 parameters.", TRAINING, rare=True)
     random_features: int = option(
         0,
@@ -329,6 +330,7 @@ class HeadSettings(Settings):
 class TrainSettings(HeadSettings):
     """Centralized training."""
 
+    mode = "train"
     strategy: str = option(
         "gradient",
         "How the head is trained; 'closed-form' solves its last layer from sufficient statistics, in one pass.",

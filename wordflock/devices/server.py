@@ -183,7 +183,7 @@ def _show(output: Tail, for_the_bar: Callable[[str], bool]) -> None:
 def _resolved(settings: ServerSettings) -> ServerSettings:
     """The settings with everything decided that can be: the run's own ones for --resume, a name, whole paths."""
     if settings.resume:
-        own = resumed(settings, "server")
+        own = resumed(settings)
         settings = replace(own, keep_running=settings.keep_running, dashboard=settings.dashboard)
     files: dict[str, Any] = {
         key: resolved_paths(value)

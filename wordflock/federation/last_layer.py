@@ -31,7 +31,6 @@ def solve_last_layer(
     settings: FederationSettings,
     head: Head,
     run: RunWriter,
-    mode: str,
     scorer: Scorer,
 ) -> dict[str, Any]:
     """Solve the last layer of the head of the last round, which becomes the run's best head unless it scores lower
@@ -51,7 +50,7 @@ def solve_last_layer(
         return {"kept": False, "problem": str(error)}
     load_solution(head, solved.solution)
     scored = scorer.score(settings.rounds + 1, get_weights(head)) or NO_SCORE
-    solution = checkpoint_of(head, settings, roster.prepared, mode=mode, score=scored, round=settings.rounds)
+    solution = checkpoint_of(head, settings, roster.prepared, score=scored, round=settings.rounds)
     kept = run.keep_solved(solution, scored)
     megabytes = max(cost["bytes_up"] for cost in solved.costs) / 1e6
     report(

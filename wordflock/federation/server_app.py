@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from wordflock.federation.costs import format_costs, sum_costs
 from wordflock.federation.last_layer import solve_last_layer
 from wordflock.federation.liveness import alive, hold
 from wordflock.federation.members import describe_members, server_side
-from wordflock.federation.messages import pack_head
+from wordflock.federation.messages import Weights, pack_head
 from wordflock.federation.presence import Presence
 from wordflock.federation.private import Released
 from wordflock.federation.roster import Roster
@@ -31,7 +32,7 @@ from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.files import load_tensors, save_tensors
 from wordflock.head.checkpoint import get_weights, load_checkpoint, set_weights
 from wordflock.head.metrics import NO_SCORE, Score
-from wordflock.head.torch_head import count_parameters
+from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import evaluate_head
 from wordflock.partition import Member, federation
 from wordflock.prepare import Prepared, resolved
@@ -72,8 +73,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     """
     settings.check_privacy()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
-    mode = "server" if isinstance(settings, ServerSettings) else "simulate"
-    grid = cast(Grid, _Packing(grid)) if mode == "server" else grid
+    grid = cast(Grid, _Packing(grid)) if isinstance(settings, ServerSettings) else grid
     started = time.perf_counter()
     members: list[Member] = []  # in a simulation
     if isinstance(settings, ServerSettings):
@@ -82,7 +82,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
         prepared, members = federation(settings).prepared, federation(settings).members
     settings = resolved(settings, prepared)
     seconds = {"encode": time.perf_counter() - started}
-    with open_run(settings, mode, going_on=bool(settings.resume)) as run:
+    with open_run(settings, going_on=bool(settings.resume)) as run:
         _train_rounds(run, grid, settings, prepared, members, seconds)
     return run.folder
 
@@ -96,72 +96,94 @@ def _train_rounds(
     seconds: dict[str, float],
 ) -> None:
     """The rounds that are not done yet, and what is made of the best head."""
-    devices, mode = (
-        isinstance(settings, ServerSettings),
-        "server" if isinstance(settings, ServerSettings) else "simulate",
-    )
-    head = new_head(settings, prepared)
-    labels, validation = prepared.task.labels, prepared.features["validation"]
+    devices = isinstance(settings, ServerSettings)
+    head, validation = new_head(settings, prepared), prepared.features["validation"]
     strategy = make_strategy(settings)
-    weights, done = get_weights(head), -1
-    if settings.resume:
-        weights, done = _go_on(run, strategy, weights)
+    weights, done = _go_on(run, strategy, get_weights(head)) if settings.resume else (get_weights(head), -1)
     set_weights(head, weights)
-    # The round in closed form is the only one, or comes before the first.
-    exact, rounds = (1, 1) if settings.closed_form else (0, settings.rounds)
-    first = max(done + 1, exact if CLOSED_FORM in (settings.strategy, settings.init) else 1)
+    first, last = _numbers(settings, done)
     _tidy(run.folder, done, first if settings.resume else -1)
     report(f"head parameters = {count_parameters(head):,}")
     if done >= 0:
         report(f"going on after round {done}")
     elif len(validation):
-        score = evaluate_head(head, validation, labels)
-        report(f"before training: loss = {score.loss:.4f}, accuracy = {score.accuracy:.4f}")
+        report(f"before training: {evaluate_head(head, validation, prepared.task.labels).summary}")
 
     started = time.perf_counter()
     roster = Roster(grid, settings, prepared, presence=Presence(run.folder if devices else None))
     scorer = Scorer(grid, roster, settings, head, validation)
-    with progress("rounds", rounds, "rounds", relay=devices) as advance:
+    rounds = _Rounds(run, grid, settings, head, strategy, weights, roster, scorer)
+    with progress("rounds", last, "rounds", relay=devices) as advance:
         advance(first - 1)
         if isinstance(settings, ServerSettings):
             roster.wait_for(settings.min_clients, settings.client_timeout)
         else:
             roster.wait_for(1, settings.round_timeout)
-        for number in range(first, rounds + 1):
-            round_started = time.perf_counter()
-            if number == exact:
-                outcome = closed_form_result(grid, roster, settings, head, run.folder)
-            else:
-                norms = [line["update_norm"] for line in run.history if line.get("update_norm")]
-                guard = Guard(partial(scorer.score, number), run.best, norms)
-                outcome = averaged_round(
-                    Round(grid, roster, settings, strategy, number, weights, run.folder, _releases(run), guard)
-                )
-            weights = outcome.weights
-            score = outcome.score or scorer.score(number, weights) or NO_SCORE
-            client_score = scorer.client_score(number, weights)
-            set_weights(head, weights)
-            checkpoint = checkpoint_of(head, settings, prepared, mode=mode, round=number, score=score)
-            _save_strategy(run.folder, strategy, number)
-            line = _line(outcome, score, client_score, time.perf_counter() - round_started)
-            if devices:
-                line |= {"costs": outcome.costs, "client_scores": scorer.by_client}
-            best = run.record("round", checkpoint, **line)
-            _tidy(run.folder, number, number + 1)
+        for number in range(first, last + 1):
+            score = rounds.play(number)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
-            eligible = f"of {len(roster.eligible())} " if devices else ""
-            measured = f"accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}" if score.clips else "not measured"
-            own = f"client accuracy = {client_score.accuracy:.4f}, " if client_score else ""
-            report(
-                f"round {number}: {measured}, {own}"
-                f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
-            )
-    metrics: dict[str, Any] = {"seconds": seconds, "rounds": rounds}
+    metrics: dict[str, Any] = {"seconds": seconds, "rounds": last}
     if settings.solves_last_layer:
-        metrics["last_layer"] = solve_last_layer(grid, roster, settings, head, run, mode, scorer)
+        metrics["last_layer"] = solve_last_layer(grid, roster, settings, head, run, scorer)
     seconds["rounds"] = time.perf_counter() - started
     metrics |= _sum_up(run, settings, members)
     finish(run, "round", settings, prepared, metrics)
+
+
+def _numbers(settings: FederationSettings, done: int) -> tuple[int, int]:
+    """The first and the last round to play: one in closed form is number 1 and the only one, or 0 before the others."""
+    first = 1 if settings.closed_form or settings.init != CLOSED_FORM else 0
+    return max(done + 1, first), 1 if settings.closed_form else settings.rounds
+
+
+@dataclass
+class _Rounds:
+    """The rounds of a run, and what goes from one to the next."""
+
+    run: RunWriter
+    grid: Grid
+    settings: FederationSettings
+    head: Head
+    strategy: FedAvg
+    weights: Weights
+    roster: Roster
+    scorer: Scorer
+
+    def play(self, number: int) -> Score:
+        """Play a round, keep its head, the strategy's state and a line of history, and say how it went."""
+        started = time.perf_counter()
+        outcome = self._outcome(number)
+        self.weights = outcome.weights
+        score = outcome.score or self.scorer.score(number, self.weights) or NO_SCORE
+        client_score = self.scorer.client_score(number, self.weights)
+        set_weights(self.head, self.weights)
+        checkpoint = checkpoint_of(self.head, self.settings, self.roster.prepared, round=number, score=score)
+        _save_strategy(self.run.folder, self.strategy, number)
+        line = _line(outcome, score, client_score, time.perf_counter() - started)
+        if devices := isinstance(self.settings, ServerSettings):
+            line |= {"costs": outcome.costs, "client_scores": self.scorer.by_client}
+        best = self.run.record("round", checkpoint, **line)
+        _tidy(self.run.folder, number, number + 1)
+        eligible = f"of {len(self.roster.eligible())} " if devices else ""
+        measured = f"accuracy = {score.accuracy:.4f}, loss = {score.loss:.4f}" if score.clips else "not measured"
+        own = f"client accuracy = {client_score.accuracy:.4f}, " if client_score else ""
+        report(
+            f"round {number}: {measured}, {own}"
+            f"{len(outcome.clients)} {eligible}clients, {line['seconds']:.1f} s{' (best)' if best else ''}"
+        )
+        return score
+
+    def _outcome(self, number: int) -> RoundResult:
+        if self.settings.closed_form or number == 0:
+            return closed_form_result(self.grid, self.roster, self.settings, self.head, self.run.folder)
+        norms = [line["update_norm"] for line in self.run.history if line.get("update_norm")]
+        guard = Guard(partial(self.scorer.score, number), self.run.best, norms)
+        done = _releases(self.run)
+        return averaged_round(
+            Round(
+                self.grid, self.roster, self.settings, self.strategy, number, self.weights, self.run.folder, done, guard
+            )
+        )
 
 
 def say_that_it_is_over(grid: Grid) -> None:

@@ -15,7 +15,7 @@ from wordflock.runs import resumed
 def simulate(settings: FederationSettings) -> Path:
     """Run the ServerApp and the ClientApp in this process, or resume that of a run; returns the run's folder."""
     if settings.resume:
-        settings = resumed(settings, "simulate")
+        settings = resumed(settings)
     workers = min(settings.workers or os.cpu_count() or 1, settings.clients)
     with in_process_grid(client_app.app, settings.clients, settings.as_config(), workers) as grid:
         return federate(grid, settings)
