@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from wordflock.errors import WordflockError
 
 LOCK, SWITCH = ".lock", ".switch"
+MAX_TENSORS = 1 << 30  # bytes of a file of tensors
 
 
 def read_named(path: Path) -> bytes:
@@ -176,6 +177,8 @@ def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
     if path.exists() and not path.is_file():
         raise WordflockError(f"The checkpoint {path} cannot be read (it is not a file); take another one.")
+    if path.exists() and path.stat().st_size > MAX_TENSORS:
+        raise WordflockError(f"The checkpoint {path} has more than {MAX_TENSORS >> 20:,} MiB; take another one.")
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

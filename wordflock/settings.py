@@ -158,6 +158,7 @@ class Settings(DataSettings):
         "Neighbouring frames that are averaged into one before they are stored; an even number makes encoding faster.",
         FEATURES,
         minimum=1,
+        maximum=1_500,  # all of the longest window
         rare=True,
     )
     augmentations: int = option(

@@ -36,8 +36,81 @@ def test_a_header_of_gigabytes_is_refused_unread(kind: bytes, packed: bool, tmp_
     content = header("././@LongLink", 6 << 30, kind) + bytes(5000)
     path = tmp_path / ("a.tar.gz" if packed else "a.tar")
     path.write_bytes(gzip.compress(content) if packed else content)
-    with pytest.raises(WordflockError, match=r"has a header of 6,442,45\d,\d{3} bytes"):
+    with pytest.raises(WordflockError, match=r"has members with headers of more than 1,048,576 bytes"):
         list_files(path)
+
+
+SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+
+
+def extended(content: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    return header("pax", len(content), kind) + content + bytes(-len(content) % 512)
+
+
+def negative(size: int) -> bytes:
+    """A header with a size below zero, as base 256 allows."""
+    content = bytearray(header("yes/1.wav", 0))
+    content[124:136] = b"\xff" * 4 + size.to_bytes(8, "big", signed=True)
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + 256 + sum(content[156:]))
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        extended(b"9" * 1_000_000),
+        extended(b"1000015 comment=" + b"9" * 999_998 + b"\n"),
+        extended(b"3 " * 400_000 + b"="),
+        extended(b"0 a=b\n"),
+        extended(b"7 a=bc\n8 c"),
+        extended(b"13 size=-512\n"),
+        negative(-512),
+        negative(-1536),
+        negative(-(2**60)),
+        extended(SPARSE) + header("yes/1.wav", 1 << 30) + b"999999999\n" + b"0\n" * 1_000_000,
+        extended(b"") * 3000,
+        header("././@LongLink", 0, tarfile.GNUTYPE_LONGNAME) * 3000,
+        (extended(b"12 mtime=1.0\n" * 20_000) + header("yes/1.wav", 0)) * 10,
+    ],
+    ids=lambda content: f"{content[512:530]!r}",
+)
+def test_headers_that_tarfile_takes_long_for_are_refused(content: bytes, tmp_path: Path) -> None:
+    whole = header("yes/0.wav", 0)
+    (tmp_path / "a.tar").write_bytes(whole + content + whole + bytes(10_240))
+    with pytest.raises(WordflockError, match=r"broken archive|headers of more than"):
+        list_files(tmp_path / "a.tar")
+
+
+def test_headers_for_all_members_do_not_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `git archive` writes is read; and what each of many would add is forgotten."""
+    known: list[int] = []
+    monkeypatch.setattr(
+        bounds.BoundedMember, "_apply_pax_info", lambda member, headers, *_: known.append(len(headers)), raising=True
+    )
+    members = [extended(b"%d a%04d=b\n" % (11, n), tarfile.XGLTYPE) + header(f"yes/{n}.wav", 0) for n in range(50)]
+    (tmp_path / "a.tar").write_bytes(b"".join(members) + bytes(10_240))
+    assert len(list_files(tmp_path / "a.tar").entries) == 50
+    assert max(known) == 1
+
+
+def test_what_follows_the_end_of_an_archive_does_not_expand_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MAX_UNPACKED", 1 << 20)
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(header("yes/1.wav", 0) + bytes(10_240)) + gzip.compress(bytes(8 << 20)))
+    with pytest.raises(WordflockError, match="expands to over"):
+        list_files(path)
+
+
+def test_members_that_are_no_files_are_named(tmp_path: Path) -> None:
+    kinds = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+    members = [header(f"yes/{number}.wav", 0, kind) for number, kind in enumerate(kinds)]
+    (tmp_path / "a.tar").write_bytes(header("yes/9.wav", 0) + b"".join(members) + bytes(10_240))
+    faults = list_files(tmp_path / "a.tar").faults
+    assert [(fault.name, fault.reason) for fault in faults] == [
+        (f"yes/{number}.wav", "is neither a file nor a link") for number in range(3)
+    ]
 
 
 def test_an_archive_that_expands_without_end_is_refused(tmp_path: Path) -> None:
@@ -71,6 +144,34 @@ def test_links_do_not_multiply_the_files_of_an_archive(tmp_path: Path) -> None:
     path.write_bytes(b"".join(members) + bytes(10_240))
     with pytest.raises(WordflockError, match="holds more than 500,000 files"):
         list_files(path)
+
+
+def test_links_do_not_multiply_the_files_of_a_folder(tmp_path: Path) -> None:
+    for level in range(30):
+        (tmp_path / str(level)).mkdir()
+        for side in "ab":
+            (tmp_path / str(level) / side).symlink_to(tmp_path / str(level + 1))
+    (tmp_path / "30").mkdir()
+    with pytest.raises(WordflockError, match="has more than 100 ways to its folder"):
+        list_files(tmp_path / "0")
+
+
+def test_a_recording_that_many_rows_repeat_is_in_memory_once(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    rows = pyarrow.array([{"bytes": bytes(8 << 20), "path": "a.wav"}] * 30, type=kind)
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"audio": rows}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert path.stat().st_size < 10_000
+    before = pyarrow.default_memory_pool()
+    watched = pyarrow.proxy_memory_pool(before)
+    pyarrow.set_memory_pool(watched)
+    try:
+        assert len(list_files(path).entries) == 30
+    finally:
+        pyarrow.set_memory_pool(before)
+    assert 0 < watched.max_memory() < 8 * (8 << 20)
 
 
 def test_a_name_without_end_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.errors import WordflockError
-from wordflock.files import save_tensors
+from wordflock.files import MAX_TENSORS, save_tensors
 from wordflock.head.calibration import TEMPERATURES, Calibration, probabilities
 from wordflock.head.checkpoint import (
     FORMAT,
@@ -125,7 +125,7 @@ def test_random_features_are_drawn_again_and_not_stored(tmp_path: Path) -> None:
     }
     features = torch.randn(3, FRAMES, WIDTH, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_checkpoint(path).build()(features), head(features))
-    for wrong in ({"random_features": 10**12}, {"random_features": -9}, {"training": {}}):
+    for wrong in ({"random_features": 10**12}, {"random_features": -9}, {"training": {}}, {"training": {"seed": -1}}):
         save_checkpoint(path, replace(saved, **wrong))
         assert_refused(path)
 
@@ -227,6 +227,21 @@ def test_what_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
 def test_another_safetensors_file_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
     save_tensors(tmp_path / "model.safetensors", {"linear.weight": np.zeros((2, 2), np.float32)}, metadata)
     assert_refused(tmp_path / "model.safetensors", "is not a checkpoint of Wordflock; give a best.safetensors of a run")
+
+
+@pytest.mark.parametrize("label", ["", "\x1b[31mlow", "low\nError: x", "\u202ewol", "\ud800", "\0", " low", "x" * 1025])
+def test_labels_that_no_data_set_has_are_refused(label: str, tmp_path: Path) -> None:
+    saved = a_checkpoint()
+    save_with(tmp_path / "best.safetensors", saved, labels=[label, *saved.labels[1:]])
+    with pytest.raises(WordflockError) as refused:
+        load_checkpoint(tmp_path / "best.safetensors")
+    assert str(refused.value).isprintable()
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.truncate(MAX_TENSORS + 1)  # takes no room on the disk
+    assert_refused(tmp_path / "large.safetensors", "has more than 1,024 MiB")
 
 
 @pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None])
@@ -396,7 +411,7 @@ def assert_whole(path: Path, at_least: int) -> int:
     return epoch
 
 
-@pytest.mark.parametrize("by", [0, -1, 1.5, True, "2", None])
+@pytest.mark.parametrize("by", [0, -1, 1.5, True, "2", None, 10**30])
 def test_a_frame_pooling_that_no_encoder_has_is_refused(by: Any, tmp_path: Path) -> None:
     saved = a_checkpoint()
     metadata = {

@@ -14,12 +14,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from wordflock.data.bounds import MAX_FOLDER_LINKS, bounded, check_count, check_expansion
+from wordflock.data.bounds import MAX_FOLDER_LINKS, BoundedMember, BoundedStream, check_count, check_expansion
 from wordflock.data.clips import Fault
 from wordflock.errors import WordflockError
 
@@ -77,18 +78,23 @@ class _Tar:
         self._stream = _open_stream(path, start)
 
     def members(self) -> Members:
-        stream = bounded(self._stream, self._path)
+        stream = BoundedStream(self._stream, self._path)
         try:
-            archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  closing it would close nothing
+            archive = tarfile.TarFile(fileobj=cast(BinaryIO, stream), tarinfo=BoundedMember)
         except tarfile.ReadError as error:
             raise WordflockError(f"{self._path} is not {KINDS}; unpack it and name the folder.") from error
         found = Members()
         links: dict[str, str] = {}
         count = 0
         while (member := archive.next()) is not None:
-            cast(Any, archive).members.clear()  # a list of all members that nobody needs
+            # A list of all members that nobody needs, and headers for all that follow: both would only grow.
+            cast(Any, archive).members.clear()
+            cast(Any, archive).pax_headers.clear()
+            stream.next_member()
             count += 1
             check_count(count, self._path)
+            if member.size < 0:  # as an extended header may say
+                raise ValueError("a member has a negative size")
             stream.seek(member.offset_data + member.size)  # within bounds
             name = plain_name(member.name)
             if member.issym():  # relative to its own folder; a hard link is relative to the archive
@@ -101,6 +107,8 @@ class _Tar:
                 found.faults.append(Fault(name, "is stored as a sparse file"))
             elif member.isreg():
                 found.files.append((name, member.offset_data, member.size))
+            elif not member.isdir():
+                found.faults.append(Fault(name, "is neither a file nor a link"))
         self._read_to_end(archive.offset)
         _follow(links, found, self._path)
         return found
@@ -121,7 +129,7 @@ class _Tar:
         if self._stream.read(_BLOCK) != bytes(_BLOCK):
             raise tarfile.ReadError("its end is missing")
         while self._stream.read(_BUFFER):
-            pass
+            check_expansion(self._stream.tell(), self._path)
 
 
 class _Zip:
@@ -180,6 +188,7 @@ def _follow(links: dict[str, str], found: Members, path: Path) -> None:
     to_folders = 0
     files = {name: (offset, size) for name, offset, size in found.files}
     folders: set[str] = set()
+    names = sorted(files)
     for name in files:
         while (name := posixpath.dirname(name)) and name not in folders:
             folders.add(name)
@@ -194,7 +203,8 @@ def _follow(links: dict[str, str], found: Members, path: Path) -> None:
             to_folders += 1
             if to_folders > MAX_FOLDER_LINKS:
                 raise WordflockError(f"{path} holds more than {MAX_FOLDER_LINKS:,} links to folders; pack it without.")
-            below = [other for other in files if other.startswith(f"{target}/")]
+            first, last = (bisect_left(names, f"{target}{end}") for end in "/0")  # "0" comes after "/"
+            below = names[first:last]
             found.files += [(name + other.removeprefix(target), *files[other]) for other in below]
             check_count(len(found.files), path)
         elif target not in folders:  # a link to a folder around itself holds nothing new

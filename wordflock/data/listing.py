@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from wordflock.data.archives import BROKEN, KINDS, Archive, open_archive
-from wordflock.data.bounds import MAX_NAME
+from wordflock.data.bounds import MAX_FOLDER_VISITS, MAX_NAME
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.names import nfc
 from wordflock.errors import WordflockError
@@ -158,25 +159,34 @@ def _common_folders(names: Iterable[str]) -> str:
     return "/".join(common[: longest - 1] if common and longest == len(common) else common or ())
 
 
-def walk(
-    folder: str | Path, inside: str = "", above: frozenset[str] = frozenset()
-) -> Iterator[tuple[str, str, os.stat_result]]:
+def walk(folder: str | Path) -> Iterator[tuple[str, str, os.stat_result]]:
     """The files of a folder and its subfolders that are not hidden: name inside it in NFC, path, and what the system
-    says of the file, or of the link where it leads nowhere."""
-    real = os.path.realpath(folder)
-    if real in above:  # a link back to where we came from
-        return
-    with os.scandir(folder) as files:
-        for file in files:
-            if file.name.startswith("."):
-                continue
-            name = f"{inside}{nfc(file.name)}"
-            if file.is_dir():
-                yield from walk(file.path, f"{name}/", above | {real})
-            elif file.is_file():
-                yield name, file.path, file.stat()
-            elif file.is_symlink():
-                yield name, file.path, file.stat(follow_symlinks=False)
+    says of the file, or of the link where it leads nowhere.
+
+    Raises WordflockError where links lead to one folder more than MAX_FOLDER_VISITS times.
+    """
+    visits = Counter[str]()
+
+    def below(path: str | Path, inside: str, above: frozenset[str]) -> Iterator[tuple[str, str, os.stat_result]]:
+        real = os.path.realpath(path)
+        if real in above:  # a link back to where we came from
+            return
+        visits[real] += 1
+        if visits[real] > MAX_FOLDER_VISITS:  # links to links, each of which doubles the files
+            raise WordflockError(f"{folder} has more than {MAX_FOLDER_VISITS} ways to its folder {real}; remove links.")
+        with os.scandir(path) as files:
+            for file in files:
+                if file.name.startswith("."):
+                    continue
+                name = f"{inside}{nfc(file.name)}"
+                if file.is_dir():
+                    yield from below(file.path, f"{name}/", above | {real})
+                elif file.is_file():
+                    yield name, file.path, file.stat()
+                elif file.is_symlink():
+                    yield name, file.path, file.stat(follow_symlinks=False)
+
+    return below(folder, "", frozenset())
 
 
 def _walk(folder: Path) -> Iterator[Entry]:

@@ -6,9 +6,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from wordflock.errors import WordflockError
+from wordflock.errors import JOINERS, WordflockError
 
-_JOINERS = "\u200c\u200d"  # part of the spelling of Persian and Indian words, and of emoji
 _REFUSED = {
     "Cc": "a control character",
     "Cf": "an invisible character",
@@ -33,7 +32,7 @@ def clean_label(raw: str, source: str) -> str:
     label = nfc(raw).strip()
     for character in label:
         problem = _REFUSED["Cs"] if character == "\ufffd" else _REFUSED.get(unicodedata.category(character))
-        if problem and character not in _JOINERS:
+        if problem and character not in JOINERS:
             raise WordflockError(f"The label '{printable(raw)}' in {source} has {problem} in it; rename it.")
     return label
 

@@ -12,7 +12,7 @@ from wordflock.errors import WordflockError
 from wordflock.files import parse_json
 
 _AUDIO = "audio"  # what the column of recordings is called
-_BATCH = 64  # rows
+_BATCH = 1  # rows that are decoded together: one value of a dictionary may stand in many
 
 
 class ParquetArchive:

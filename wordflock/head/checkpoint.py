@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordflock.arrays import same_shapes, shapes_of
-from wordflock.encoder.spec import MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_layers
+from wordflock.data.names import clean_label
+from wordflock.encoder.spec import FRAMES_PER_SECOND, MAX_WINDOW, MIN_WINDOW, FeatureSpec, names_layers
 from wordflock.errors import WordflockError
 from wordflock.files import load_tensors, parse_json, save_tensors
 from wordflock.head.calibration import TEMPERATURES, Calibration
@@ -29,6 +30,7 @@ FORMAT = 3
 # No training gives more, and with larger ones logits could overflow: of the last layer, which may be solved for
 # features of small deviation, and of the layers below it, which multiply.
 MAX_OUTPUT, MAX_WEIGHT = 1e9, 1e6
+MAX_LABEL = 1_024  # characters, as those of a name in an archive
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def _check(checkpoint: Checkpoint) -> None:
     for value, kind in kinds:
         if type(value) is not kind:
             raise TypeError(f"{value!r} is no {kind.__name__}")
-    if len(set(labels)) != len(labels):
-        raise ValueError("a label stands twice")
+    if len(set(labels)) != len(labels) or not all(0 < len(label) <= MAX_LABEL for label in labels):
+        raise ValueError("a label stands twice, is empty or too long")
+    if any(clean_label(label, "a head") != label for label in labels):
+        raise ValueError("a label that no data set has")
     low, high = TEMPERATURES
     if not low <= checkpoint.calibration.temperature <= high or not 0 <= checkpoint.calibration.threshold <= 1:
         raise ValueError(f"no head has the calibration {checkpoint.calibration}")
@@ -127,9 +131,10 @@ def _check(checkpoint: Checkpoint) -> None:
     if not MIN_WINDOW <= spec.window <= MAX_WINDOW or not names_layers(spec.layer):
         raise ValueError(f"no encoder has a window of {spec.window} s or a layer {spec.layer}")
     row = KINDS[checkpoint.head_kind]
-    if checkpoint.random_features and not (row.random_features and type(checkpoint.training["seed"]) is int):
+    seed = checkpoint.training["seed"] if checkpoint.random_features else 0
+    if checkpoint.random_features and not (row.random_features and type(seed) is int and seed >= 0):
         raise ValueError(f"no head {checkpoint.head_kind} has random features")
-    if spec.frame_pooling < 1:
+    if not 1 <= spec.frame_pooling <= MAX_WINDOW * FRAMES_PER_SECOND:
         raise ValueError(f"no frame is the mean of {spec.frame_pooling}")
     if spec.precision not in PRECISIONS:
         raise ValueError(f"no encoder computes in {spec.precision}")
