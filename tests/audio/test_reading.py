@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ FAULTS = {
     "empty": b"",
     "text": b"This is no sound at all.\n" * 50,
     "NaN": encode(np.array([0.0, np.nan] * 4000), subtype="FLOAT"),
+    "gigantic": encode(np.array([0.0, 3e38] * 4000), subtype="FLOAT"),
+    "over float32": encode(np.array([0.0, 1e300] * 4000), subtype="DOUBLE"),
     "infinity": encode(np.array([[np.inf, -np.inf]] * 4000), subtype="FLOAT"),
     "no samples": encode(np.zeros(0)),
     "half a WAV": encode(NOISE)[:16_000],
@@ -155,6 +158,18 @@ def test_a_wav_header_of_a_stream_or_a_sloppy_recorder_is_taken_as_it_is(size: i
     assert data[36:40] == b"data"
     data[40:44] = struct.pack("<I", size)
     assert np.array_equal(read_clip(bytes(data)), read_clip(encode(NOISE)))
+
+
+@pytest.mark.parametrize("kind", ["CAF", "SDS"])
+def test_libsndfile_writes_no_notes_to_the_terminal(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = BytesIO()
+    sound = np.random.default_rng(0).uniform(-0.3, 0.3, 8000)
+    soundfile.write(file, sound, 16_000, format=kind, subtype="ALAC_16" if kind == "CAF" else "PCM_16")
+    content = bytearray(file.getvalue())
+    for place in (20, 125):
+        with suppress(WordflockError):
+            read_clip(bytes(content[:place] + b"\xff" * 4 + content[place + 4 :]))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:

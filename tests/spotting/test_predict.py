@@ -112,6 +112,7 @@ def test_samples_of_any_rate_are_resampled(model: Model, recordings: list[str]) 
         ([], 16_000, r"shape \(0,\)"),
         (["a.wav", "b.wav"], 16_000, "give samples"),
         ([0.0, math.nan], 16_000, "not numbers"),
+        ([0.0, 1e30], 16_000, r"up to 1e\+30, where sound is from -1 to 1"),
         ([0.0, 0.1], 44_100.5, "sample_rate = 44100.5"),
         ([0.0, 0.1], 0, "sample_rate = 0"),
         (b"nonsense", 16_000, "not audio"),

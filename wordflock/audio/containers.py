@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import BinaryIO, cast
 
 from wordflock.audio import flac, mpeg, ogg
-from wordflock.audio.faults import AudioFault, cut_short
+from wordflock.audio.faults import AudioFault, cut_short, unreadable
 
 MAX_MPEG_BYTES = 160 << 20  # read as one; 1 h of sound has at most 144 MB, without a cover
 
@@ -22,6 +22,7 @@ _SLACK = 64  # bytes: some recorders count their own header as sound
 _UNKNOWN = 0x7FFF_0000  # a sound chunk as long as this was written to a pipe, its length unknown
 _MAX_CHUNKS = 4096  # before the sound
 _MAX_PLACE = 1 << 50  # in a file
+_SDS = b"\xf0\x7e"  # MIDI Sample Dump Standard
 _W64_RIFF, _W64_DATA = b"riff\x2e\x91\xcf\x11", b"data\xf3\xac\xd3\x11"  # the first half of GUIDs
 
 
@@ -34,6 +35,8 @@ def whole(file: BinaryIO) -> BinaryIO:
     start = mpeg.after_tags(file)
     file.seek(start)
     magic = file.read(16)
+    if magic.startswith(_SDS):
+        raise unreadable(magic)  # before libsndfile, which would print what it thinks of it
     if magic.startswith(b"OggS"):
         return cast(BinaryIO, _Patched(file, ogg.patches(file, start, end)))
     elif magic.startswith(b"fLaC"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ SAMPLE_RATE = 16_000  # samples per second, of every clip
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz, of files
 MAX_SECONDS = 3600.0  # of a file: 230 MB of samples
 MAX_VALUES = 1 << 30  # of a file, all channels together: 1 h of stereo at 149 kHz
+
+MAX_SAMPLE = 1e10  # floating point may hold more, of which the spectrogram's squares would be infinite
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "CAF", "FLAC", "OGG", "MP3", "SVX")
 _BLOCK = 1 << 18  # values decoded at a time: a header that promises too much costs no memory
@@ -78,7 +81,9 @@ class Decoder:
         file.seek(0)
         self._head = file.read(64)
         is_mpeg = self._head.startswith(b"ID3") or mpeg.is_frame(self._head.lstrip(b"\0"))
-        self._silent = silent_libraries if is_mpeg else nullcontext[None]
+        # libsndfile writes notes as well, such as on ALAC; most files are of the three that it has none on.
+        is_usual = self._head.startswith((b"RIFF", b"fLaC", b"OggS")) and not is_mpeg
+        self._silent = nullcontext[None] if is_usual else silent_libraries
         self._file = whole(file)
         self.seconds = 0.0  # decoded
         self.rate = 0  # Hz, of the file
@@ -133,8 +138,8 @@ class Decoder:
             decoded += len(frames)
             self.seconds = decoded / sound.samplerate
             self._check_length(decoded, sound)
-            if not np.isfinite(frames).all():
-                raise AudioFault("holds samples that are not numbers (NaN or infinity)")
+            if fault := fault_of(frames):
+                raise AudioFault(fault)
             if len(frames):
                 yield self._one_channel(frames, channel)
         if decoded < sound.frames:
@@ -154,8 +159,6 @@ class Decoder:
         if channel is not None:
             return np.ascontiguousarray(frames[:, channel])
         mean: NDArray[np.float32] = frames.mean(axis=1, dtype=np.float32)
-        if not np.isfinite(mean).all():
-            raise AudioFault("holds samples that are not numbers (NaN or infinity)")
         self._powers += np.square(frames, dtype=np.float64).sum(axis=0)
         self._mean_power += float(np.square(mean, dtype=np.float64).sum())
         return mean
@@ -178,6 +181,16 @@ def fit(clip: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
         return np.pad(clip, (0, samples - len(clip)))
     start = loudest(clip, samples)
     return clip[start : start + samples]
+
+
+def fault_of(samples: NDArray[Any]) -> str:
+    """What makes floating-point samples, of any shape, no sound; "" for sound."""
+    loudest = float(np.max(np.abs(samples), initial=0.0))
+    if loudest <= MAX_SAMPLE:
+        return ""
+    if math.isfinite(loudest):
+        return f"holds samples of up to {loudest:.0e}, where sound is from -1 to 1"
+    return "holds samples that are not numbers (NaN or infinity)"
 
 
 def _check_rate(rate: int) -> None:

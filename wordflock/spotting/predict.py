@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wordflock.audio.reading import SAMPLE_RATE, fit, read_clip
+from wordflock.audio.reading import SAMPLE_RATE, fault_of, fit, read_clip
 from wordflock.data.listing import AUDIO_SUFFIXES
 from wordflock.encoder.backend import open_encoder
 from wordflock.errors import OptionError, WordflockError, WordflockWarning
@@ -151,8 +151,8 @@ def _read(recording: Recording, sample_rate: int) -> NDArray[np.float32]:
     if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not samples.size:
         shape = f"{samples.dtype} of shape {samples.shape}"
         raise WordflockError(f"The recording is {shape}; give samples, floating point or int16, of shape (n,).")
-    if not np.isfinite(samples).all():
-        raise WordflockError("The recording holds samples that are not numbers (NaN or infinity); record it again.")
+    if fault := fault_of(samples):
+        raise WordflockError(f"The recording {fault}; record it again.")
     mono = np.ascontiguousarray(samples if samples.ndim == 1 else samples.mean(axis=1), dtype=np.float32)
     if sample_rate == SAMPLE_RATE:
         return mono

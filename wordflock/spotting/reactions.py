@@ -18,6 +18,7 @@ from wordflock.spotting.detector import Detection
 from wordflock.spotting.windows import mono
 
 AROUND = 0.2  # seconds that are kept before and after a word
+MAX_LABEL = 60  # characters of it in a file's name, which takes 255 bytes
 FIELDS = ("label", "confidence", "start", "end")
 
 
@@ -92,7 +93,7 @@ class Recorder:
         sound = np.concatenate([np.empty(0, np.float32), *self._chunks])
         first = self._passed - len(sound)
         begin, end = (max(0, round(time * self._rate) - first) for time in (heard.start - AROUND, heard.end + AROUND))
-        label = "".join(c if c.isalnum() else "-" for c in heard.label)
+        label = "".join(c if c.isalnum() else "-" for c in heard.label[:MAX_LABEL])
         path = self._folder / f"{heard.end:010.2f}-{label}.wav"
         soundfile.write(path, sound[begin:end], self._rate, subtype="PCM_16")
         return path

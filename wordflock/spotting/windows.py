@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.audio.reading import SAMPLE_RATE
+from wordflock.audio.reading import SAMPLE_RATE, fault_of
 from wordflock.audio.spectrogram import FFT_SAMPLES, FRAMES_PER_SECOND, HOP_SAMPLES, MELS, hann, mel_filters
 from wordflock.errors import WordflockError
 
@@ -97,8 +97,8 @@ class Windows:
 def mono(samples: NDArray[Any]) -> Samples:
     """Samples of any type and number of channels as float32 of one channel, integers scaled to [-1, 1].
 
-    Raises WordflockError for other shapes and types, and for what is not finite. Nothing records int64: the
-    numbers are of another type, and scaled by this one's range they would be silence.
+    Raises WordflockError for other shapes and types, and for what is not finite or too large. Nothing records int64:
+    the numbers are of another type, and scaled by this one's range they would be silence.
     """
     if not isinstance(samples, np.ndarray):
         raise WordflockError(f"A {type(samples).__name__} is not sound; feed a NumPy array of int16, int32 or float32.")
@@ -109,8 +109,8 @@ def mono(samples: NDArray[Any]) -> Samples:
         )
     scale = 1.0 / -float(np.iinfo(samples.dtype).min) if samples.dtype.kind == "i" else 1.0
     floats = samples.astype(np.float32) * np.float32(scale)
-    if not np.isfinite(floats).all():
-        raise WordflockError("The sound has samples that are not numbers (NaN or infinity); check the microphone.")
+    if fault := fault_of(floats):
+        raise WordflockError(f"The sound {fault}; check the microphone.")
     return floats if floats.ndim == 1 else floats.mean(axis=1, dtype=np.float32)
 
 
