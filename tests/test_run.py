@@ -14,7 +14,7 @@ from wordflock.errors import OptionError, WordflockError
 from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.files import LOCK, locked, write_atomically
 from wordflock.run import open_run
-from wordflock.runs import read_config, read_history, resumed
+from wordflock.runs import read_config, read_history, read_metrics, read_revisions, resumed
 from wordflock.settings import TrainSettings
 
 
@@ -112,3 +112,19 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         write_atomically(run.folder / "metrics.json", b"{}")
     with pytest.raises(WordflockError, match="done is done; its head is"):
         resume("done")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"test": 3}', b'{"test": {"accuracy": "x"}}', b"\xff\xfe", b"[" * 100_000, b"null"]
+)
+def test_metrics_and_revisions_that_are_damaged_are_said(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(WordflockError, match=r"metrics\.json is damaged \(.*\); restore it"):
+        read_metrics(tmp_path)
+    (tmp_path / "revisions.jsonl").write_bytes(b'{"forget": {"client": 1}}\n' + content + b"\n")
+    with pytest.raises(WordflockError, match=r"revisions\.jsonl is damaged in line 2; restore it"):
+        read_revisions(tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    os.mkfifo(tmp_path / "metrics.json")
+    with pytest.raises(WordflockError, match="it is not a file"):
+        read_metrics(tmp_path)

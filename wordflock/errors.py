@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_NAME, NAME_END = 300, 50  # characters of a name that is shown whole; of a longer one's end
 MAX_BEGINNING, MAX_END = 1600, 400  # characters of a sentence that are shown
+JOINERS = "\u200c\u200d"  # part of the spelling of Persian and Indian words, and of emoji
 
 
 class WordflockError(ValueError):
@@ -48,7 +49,11 @@ def counted(count: int, noun: str, verb: str = "") -> str:
 
 
 def brief(sentence: str) -> str:
-    """A sentence without the middle of very long names, and without its own middle where a list makes it very long."""
+    """A sentence without the middle of very long names, and without its own middle where a list makes it very long.
+
+    What a terminal could take for a command, or for another line, stands as an escape code.
+    """
+    sentence = "".join(c if c.isprintable() or c in JOINERS else ascii(c)[1:-1] for c in sentence)
     ends = MAX_NAME - NAME_END, NAME_END
     sentence = re.sub(rf"(\S{{{ends[0]}}})\S+(\S{{{ends[1]}}})", r"\1 […] \2", sentence)
     longest = MAX_BEGINNING + MAX_END

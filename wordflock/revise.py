@@ -33,10 +33,9 @@ from wordflock.head.training import output_weights, statistics_of
 from wordflock.learning import clips_to_learn
 from wordflock.prepare import encode_augmented, load_table, prepare
 from wordflock.progress import report
-from wordflock.runs import BEST, LAST, METRICS, read_config, read_metrics
+from wordflock.runs import BEST, LAST, METRICS, REVISIONS, read_config, read_metrics, read_revisions
 from wordflock.settings import DataSettings, HeadSettings, TrainSettings
 
-REVISIONS = "revisions.jsonl"
 # Everything in a run's folder but the settings, the head, the statistics and the record of revisions.
 OF_THE_OLD_HEAD = (
     "history.jsonl",
@@ -209,8 +208,7 @@ def _read(folder: Path, config: dict[str, Any]) -> _Run:
             f"The run {folder} kept no statistics; only runs with --strategy closed-form can be revised."
         )
     checkpoint = load_checkpoint(folder / BEST)
-    path = folder / REVISIONS
-    revisions = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    revisions = read_revisions(folder)
     scale, total = kept.read()
     has_data = config.get("mode") in ("train", "simulate")
     if isinstance(settings, FederationSettings) and (settings.add_to or settings.take_from):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +14,13 @@ from wordflock.files import parse_json, parse_toml, read_named
 if TYPE_CHECKING:  # `predict` finds runs by name and needs no settings of federations
     from wordflock.federation_settings import FederationSettings
 
-BEST, LAST, METRICS, CONFIG, HISTORY = (
+BEST, LAST, METRICS, CONFIG, HISTORY, REVISIONS = (
     "best.safetensors",
     "last.safetensors",
     "metrics.json",
     "config.toml",
     "history.jsonl",
+    "revisions.jsonl",
 )
 RUNS = Path("runs")
 Resumable = TypeVar("Resumable", bound="FederationSettings")
@@ -58,19 +58,35 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's history, one an epoch or round."""
-    path = folder / HISTORY
+    """The lines of a run's history, one an epoch or round. Raises WordflockError where it is damaged."""
+
+    def is_entry(line: dict[str, Any]) -> bool:
+        return isinstance(line["validation_accuracy"], int | float)
+
+    return _read_lines(folder / HISTORY, is_entry, "delete that line and run again")
+
+
+def read_revisions(folder: Path) -> list[dict[str, Any]]:
+    """What was learned and forgotten since a run, in its order. Raises WordflockError where the record is damaged."""
+
+    def is_entry(line: dict[str, Any]) -> bool:
+        return isinstance(line.get("learn", line.get("forget")), dict)
+
+    return _read_lines(folder / REVISIONS, is_entry, "restore it, for it says what is in the head")
+
+
+def _read_lines(path: Path, is_entry: Callable[[dict[str, Any]], bool], remedy: str) -> list[dict[str, Any]]:
     lines = read_named(path).splitlines() if path.exists() else []
-    history = []
+    entries = []
     for number, line in enumerate(lines, start=1):
         try:
             entry = parse_json(line)
-            if not isinstance(entry, dict) or not isinstance(entry["validation_accuracy"], int | float):
+            if not isinstance(entry, dict) or not is_entry(entry):
                 raise ValueError(entry)
-            history.append(entry)
+            entries.append(entry)
         except (ValueError, KeyError) as error:
-            raise WordflockError(f"{path} is damaged in line {number}; delete that line and run again.") from error
-    return history
+            raise WordflockError(f"{path} is damaged in line {number}; {remedy}.") from error
+    return entries
 
 
 def resumed(settings: Resumable) -> Resumable:
@@ -94,9 +110,17 @@ def resumed(settings: Resumable) -> Resumable:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The metrics of a run; empty where it is not finished."""
+    """The metrics of a run; empty where it is not finished. Raises WordflockError where they are damaged."""
     path = folder / METRICS
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    try:
+        metrics = parse_json(read_named(path)) if path.exists() else {}
+        if not isinstance(metrics, dict) or not isinstance(test := metrics.get("test", {}), dict):
+            raise ValueError("it holds something else")
+        if not isinstance(test.get("accuracy", 0.0), int | float):
+            raise ValueError("its accuracy is no number")
+    except (OSError, ValueError) as error:
+        raise WordflockError(f"{path} is damaged ({error}); restore it, or train the run again.") from error
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -122,7 +146,8 @@ def _summaries(runs: Path) -> Iterator[RunSummary]:
         if (folder / CONFIG).is_file():
             config, test = read_config(folder), read_metrics(folder).get("test", {})
             date = datetime.fromtimestamp((folder / CONFIG).stat().st_mtime)
-            yield RunSummary(folder.name, config.get("mode", ""), config.get("data", ""), test.get("accuracy"), date)
+            mode, data = (str(config.get(key, "")) for key in ("mode", "data"))
+            yield RunSummary(folder.name, mode, data, test.get("accuracy"), date)
 
 
 def delete_run(folder: Path) -> None:
