@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -9,9 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
 
 from wordflock.devices.certificates import make_certificates
+from wordflock.devices.client import _check_key
+from wordflock.devices.connection import tls_files
 from wordflock.errors import WordflockError
 
 
@@ -99,3 +109,38 @@ def test_a_name_that_no_server_can_have_is_refused_before_anything_is_written(na
 @pytest.mark.parametrize("name", ["pi.local", "*.example.com", "my_board", "bücher.example", "fe80::1", "PI.local."])
 def test_a_name_that_a_server_may_have_is_taken(name: str, tmp_path: Path) -> None:
     assert make_certificates(tmp_path, [name], [])
+
+
+@pytest.mark.parametrize("file", ["ca.crt", "server.crt", "server.key"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_certificates_that_cannot_be_used_are_refused(file: str, content: bytes, tmp_path: Path) -> None:
+    make_certificates(tmp_path, [], [])
+    assert tls_files(str(tmp_path))
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(WordflockError, match=r"The certificates in .* cannot be used \(.+\); make others"):
+        tls_files(str(tmp_path))
+
+
+def test_a_key_of_another_certificate_and_one_with_a_password_are_refused(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [], [])
+    key = load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    (tmp_path / "server.key").write_bytes(locked)
+    with pytest.raises(WordflockError, match="cannot be used"):
+        tls_files(str(tmp_path))
+    (tmp_path / "server.key").write_bytes((tmp_path / "ca.key").read_bytes())
+    with pytest.raises(WordflockError, match=r"the key is another certificate's"):
+        tls_files(str(tmp_path))
+
+
+def test_what_is_not_a_client_s_key_is_refused(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [], ["kitchen"])
+    _check_key(tmp_path / "clients" / "kitchen.key")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("hello")
+    os.mkfifo(tmp_path / "pipe")
+    for wrong in ("empty", "text", "pipe", "nothing", "keys/kitchen.pub", "server.key", "ca.crt", "."):
+        with pytest.raises(WordflockError, match=r"is no client's key \(.+\); make one"):
+            _check_key(tmp_path / wrong)

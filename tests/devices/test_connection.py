@@ -12,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from wordflock.addresses import is_loopback, split_address
 from wordflock.devices import certificates, processes
 from wordflock.devices.connection import proxy_to, unreachable
 from wordflock.devices.guard import SERVER_HEADER
@@ -87,11 +90,40 @@ def test_a_server_elsewhere_is_asked_through_the_proxy(monkeypatch: pytest.Monke
     assert unreachable("server.invalid", 8000, None) == "there is no host server.invalid"
 
 
-@pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:9", "socks4://x:1", "http://:1", "http://x:y", "ftp://x"])
+PROXIES_OF_NO_USE = [
+    "socks5h://127.0.0.1:9", "socks4://x:1", "http://:1", "http://x:y", "ftp://x", "http://a b:1", "http://\x01:1", " ",
+    "http://" + "a" * 64 + ".b:1", "http://..:1", "http://[zz]:1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("proxy", PROXIES_OF_NO_USE)
 def test_a_proxy_that_cannot_be_used_is_named(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", proxy)
     with pytest.raises(WordflockError, match=r"all_proxy names .*, which cannot be used for the server server"):
         proxy_to("server.example", "https")
+
+
+@pytest.mark.parametrize(
+    "host", ["a" * 64, ".", "a..b", " x", "x\n", "x\0", "\u202ex", "http://x", "u@x", "*", "1.2.3", ""]
+)
+def test_what_is_no_host_is_said(host: str) -> None:
+    with pytest.raises(WordflockError, match="is not HOST:PORT"):
+        split_address(f"{host}:8000", "--server")
+
+
+@given(host=st.text(max_size=80), port=st.text(alphabet="0123456789-x८", max_size=7))
+def test_an_address_is_split_or_refused(host: str, port: str) -> None:
+    try:
+        name, number = split_address(f"{host}:{port}", "--server")
+    except WordflockError:
+        return
+    assert name == host.removeprefix("[").removesuffix("]") and 0 <= number < 65536
+    name.encode("idna")  # as sockets do
+
+
+def test_this_machine_is_an_address_or_localhost() -> None:
+    assert is_loopback("localhost") and is_loopback("127.0.0.2") and is_loopback("::1")
+    assert not is_loopback("127.example.com") and not is_loopback("localhost.example.com")
 
 
 def test_own_processes_get_no_proxies_and_others_keep_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

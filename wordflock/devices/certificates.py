@@ -8,7 +8,6 @@ that client and nowhere else, keys/NAME.pub stays with the server (--authorized-
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -27,13 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from wordflock.addresses import host_name
 from wordflock.errors import WordflockError
 from wordflock.files import write_atomically
 
 HERE = ("localhost", "127.0.0.1", "::1")  # the server's own processes come by these
 DAYS = 3650
 CA_NAME = "Wordflock CA"
-LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host name, between dots
 
 
 def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]) -> list[Path]:
@@ -122,21 +121,17 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
 
 
 def _general_name(name: str) -> x509.GeneralName:
-    """An address, or a host name by the rules of RFC 1123 (and "_", which some local networks use)."""
+    """An address, or a host name, which may begin with "*."."""
     with suppress(ValueError):
         if "%" not in name:
             return x509.IPAddress(ip_address(name))
-    try:
-        host = name.removesuffix(".").encode("idna").decode()
-    except UnicodeError:
-        host = ""
-    labels = host.removeprefix("*.").split(".")
-    if len(host) > 253 or not all(re.fullmatch(LABEL, label) for label in labels) or labels[-1].isdecimal():
+    host = host_name(name.removeprefix("*."))
+    if not host:
         raise WordflockError(
             f"--name {name[:80]!r} is neither a host name nor an address; give it without a scheme, port, network or "
             "spaces, such as pi.local or 192.168.1.10."
         )
-    return x509.DNSName(host)
+    return x509.DNSName(f"*.{host}" if name.startswith("*.") else host)
 
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> Path:

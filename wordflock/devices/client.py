@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wordflock.addresses import split_address
-from wordflock.devices.connection import is_here, unreachable
+from wordflock.addresses import is_loopback, split_address
+from wordflock.devices.connection import unreachable
 from wordflock.devices.flower import KIND, REFUSED
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ClientSettings
+from wordflock.files import read_named
 from wordflock.progress import report
 from wordflock.settings import resolved_paths
 
@@ -34,8 +35,8 @@ def serve_rounds(settings: ClientSettings) -> None:
     settings = _resolved(settings)
     host, port = split_address(settings.server_address, "--server")
     context = _tls(settings, host)
-    if settings.key and not Path(settings.key).is_file():
-        raise WordflockError(f"There is no key {settings.key}; make one with 'wordflock certificates'.")
+    if settings.key:
+        _check_key(Path(settings.key))
     unreachable(host, port, context)  # a server that cannot be trusted is better known before the clips are encoded
     member = in_own_process(_prepare, settings)
     log = member.with_suffix(".log")
@@ -84,7 +85,7 @@ def _serve_while_it_lasts(
         each += ["--superexec-auth-secret-file", str(secret)]
     tail = Tail(log)
     with (
-        flower("supernode", arguments, log, environment, proxies=not is_here(host)) as node,
+        flower("supernode", arguments, log, environment, proxies=not is_loopback(host)) as node,
         flower("superexec", runner, log, {**environment, KIND: "clientapp"}) as executor,
     ):
         story = SuperNodeLog(settings.server_address)
@@ -192,19 +193,36 @@ def _tls(settings: ClientSettings, host: str) -> ssl.SSLContext | None:
     """How to verify the server; None for connections without TLS, where they are allowed."""
     if settings.ca:
         try:
+            read_named(Path(settings.ca))  # which does not wait for a pipe
             return ssl.create_default_context(cafile=settings.ca)
         except OSError as error:
             raise WordflockError(
                 f"--ca {settings.ca} is not a certificate ({error.strerror or error}); give the ca.crt of "
                 "'wordflock certificates'."
             ) from error
-    if settings.insecure or is_here(host):
+    if settings.insecure or is_loopback(host):
         if settings.key:
             raise WordflockError("--key works with TLS only; add --ca.")
         return None
     raise WordflockError(
         f"Cannot verify the server {settings.server_address}; give its CA's certificate with --ca, or --insecure."
     )
+
+
+def _check_key(path: Path) -> None:
+    """Raises WordflockError for what is not a key as Flower takes it: a SuperNode would end, and be started again."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    try:
+        if not isinstance(load_ssh_private_key(read_named(path), None), EllipticCurvePrivateKey):
+            raise ValueError("it is of another kind")
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WordflockError(
+            f"{path} is no client's key ({reason}); make one with 'wordflock certificates'."
+        ) from error
 
 
 def _prepare(settings: ClientSettings) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib import request
 from urllib.parse import unquote, urlsplit
 
+from wordflock.addresses import host_name, is_ip_address, is_loopback
 from wordflock.devices.guard import SERVER_HEADER
 from wordflock.errors import WordflockError
 
@@ -58,11 +59,6 @@ def unreachable(host: str, port: int, context: ssl.SSLContext | None) -> str:
     return "" if status == 200 else f"{address} answers with status {status}{by}"
 
 
-def is_here(host: str) -> bool:
-    """Whether a host is this machine, to which no proxy leads."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 @dataclass(frozen=True)
 class Proxy:
     """The proxy that the environment names, and the variable that it does so in."""
@@ -77,7 +73,7 @@ def proxy_to(host: str, scheme: str) -> Proxy | None:
     """The proxy for a server, or None. Raises WordflockError for one that Flower cannot go through."""
     proxies = request.getproxies_environment()
     bypass: Callable[..., bool] = getattr(request, "proxy_bypass_environment")  # noqa: B009  typeshed lacks it
-    if is_here(host) or bypass(host, proxies):
+    if is_loopback(host) or bypass(host, proxies):
         return None
     key = scheme if scheme in proxies else "all"
     if key not in proxies:
@@ -87,15 +83,16 @@ def proxy_to(host: str, scheme: str) -> Proxy | None:
         port = url.port or 80
     except ValueError:
         url, port = urlsplit(""), 0
-    if url.scheme != "http" or not url.hostname:
-        kind = f"a {url.scheme} proxy" if url.hostname else "no address of a proxy"
+    is_host = url.hostname and (is_ip_address(url.hostname) or host_name(url.hostname))
+    if url.scheme != "http" or not is_host:
+        kind = f"a {url.scheme} proxy" if is_host else "no address of a proxy"
         raise WordflockError(
             f"The environment variable {key}_proxy names {kind}, which cannot be used for the server {host}; unset it, "
             f"name an HTTP proxy, or add {host} to no_proxy."
         )
     login = f"{unquote(url.username)}:{unquote(url.password or '')}" if url.username else ""
     headers = {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
-    return Proxy(f"{key}_proxy", url.hostname, port, headers)
+    return Proxy(f"{key}_proxy", url.hostname or "", port, headers)
 
 
 def _connection(host: str, port: int, context: ssl.SSLContext | None, proxy: Proxy | None) -> HTTPConnection:
@@ -143,9 +140,29 @@ def _speaks_tls(host: str, port: int) -> bool:
 
 
 def tls_files(folder: str) -> tuple[Path, Path, Path]:
-    """The CA, the certificate of a server and its key in a folder. Raises WordflockError where one is missing."""
+    """The CA, the certificate of a server and its key in a folder.
+
+    Raises WordflockError where one is missing or cannot be used, or the key is another certificate's.
+    """
     files = tuple(Path(folder) / name for name in (CA, CERTIFICATE, KEY))
     for file in files:
         if not file.is_file():
             raise WordflockError(f"There is no {file}; make it with: wordflock certificates {folder}")
+    if problem := _unusable(*files):
+        raise WordflockError(
+            f"The certificates in {folder} cannot be used ({problem}); make others with: wordflock certificates "
+            f"{folder}"
+        )
     return files[0], files[1], files[2]
+
+
+def _unusable(ca: Path, certificate: Path, key: Path) -> str:
+    """What is wrong with a server's certificates; empty where nothing is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(ca)
+        context.load_cert_chain(certificate, key, password=lambda: "")  # never asked for at the terminal
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        return "the key is another certificate's" if reason == "KEY_VALUES_MISMATCH" else str(reason)
+    return ""

@@ -51,9 +51,12 @@ class Control:
                         "The server's own certificate has expired; make another one with 'wordflock certificates'."
                     ) from error
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                    problem = (
+                        "does not name the address it listens on" if "mismatch" in str(error) else "is not its CA's"
+                    )
                     raise WordflockError(
-                        "The server's own certificate does not name the address it listens on; make another one "
-                        "with 'wordflock certificates' and every --name that clients use."
+                        f"The server's own certificate {problem}; make another one with 'wordflock certificates' and "
+                        "every --name that clients use."
                     ) from error
                 if not alive() or time.monotonic() - started > seconds:
                     raise WordflockError(f"Flower's SuperLink does not start ({error}).") from error
@@ -61,6 +64,7 @@ class Control:
 
     def register(self, public_key: Path) -> None:
         """Let the holder of a key in; a key that is let in already stays so."""
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
         from cryptography.hazmat.primitives.serialization import load_ssh_public_key
         from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -69,7 +73,7 @@ class Control:
             key = load_ssh_public_key(public_key.read_bytes())
             if not isinstance(key, EllipticCurvePublicKey):
                 raise ValueError("it is of another kind")
-        except ValueError as error:
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise WordflockError(
                 f"{public_key} is not a public key ({error}); make one with 'wordflock certificates'."
             ) from error

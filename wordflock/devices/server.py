@@ -24,7 +24,7 @@ from wordflock.devices.processes import Tail, flower, free_port, in_own_process,
 from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
 from wordflock.federation_settings import ServerSettings
-from wordflock.files import locked
+from wordflock.files import locked, write_atomically
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
 from wordflock.report.dashboard import dashboard
@@ -252,7 +252,7 @@ def _announced(settings: ServerSettings, port: int, state: Path) -> Iterator[Non
         return
     note = _note(settings, port)
     hold(state / "keeps-running")
-    note.write_text(json.dumps({"state": str(state), **_offered(settings)}))
+    write_atomically(note, json.dumps({"state": str(state), **_offered(settings)}).encode())
     try:
         yield
     finally:
@@ -267,8 +267,11 @@ def _kept_running(settings: ServerSettings, port: int) -> Path | None:
     note = _note(settings, port)
     if not note.exists():
         return None
-    offered = json.loads(note.read_text())
-    state = Path(offered.pop("state"))
+    try:
+        offered = json.loads(note.read_text())
+        state = Path(offered.pop("state"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not what we wrote
     held = state / "keeps-running"
     if not held.exists() or not is_held(held):
         return None
