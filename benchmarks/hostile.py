@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import tomllib
 from argparse import ArgumentParser
 from contextlib import nullcontext
 
@@ -27,14 +28,16 @@ def main() -> None:
     parser.add_argument("--strategy", default="fedavg")
     parser.add_argument("--last-layer", default="closed-form")
     parser.add_argument("--times", type=int, default=1, help="clips that the hostile client claims for each it has")
+    parser.add_argument("--options", nargs="*", default=[], help="other options, as in dp-epsilon=8")
     parser.add_argument("--attacks", nargs="*", default=["none", *(attack.name for attack in ATTACKS)])
     options = parser.parse_args()
     settings = {name: getattr(options, name) for name in ("data", "cache", "keywords", "clients", "strategy")}
+    settings |= {"last-layer": options.last_layer, **tomllib.loads("\n".join(options.options))}
     by_name: dict[str, Attack] = {attack.name: attack for attack in ATTACKS}
     for name in options.attacks:
         attack = hostile(by_name[name], _every_tenth, options.times) if name in by_name else nullcontext()
         with tempfile.TemporaryDirectory() as runs, attack:
-            run = simulate(FederationSettings(**settings, last_layer=options.last_layer, runs=runs))
+            run = simulate(FederationSettings.from_config({**settings, "runs": runs}))
             metrics = json.loads((run / "metrics.json").read_text())
         kept = {True: ", last layer solved", False: ", last layer averaged"}.get(
             metrics.get("last_layer", {}).get("kept")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import time
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc"),
 ]
 
-KILLS = 30  # of servers, and of clients
+KILLS = 10  # of servers, and as many of clients
 ROUNDS = 6
 # Every round is of all three: one that loses a client is repeated, so that the heads are those of an undisturbed run.
 OPTIONS = (
@@ -29,10 +30,19 @@ OPTIONS = (
 )  # fmt: skip
 
 
+# What `sitecustomize` does: Flower tries again after up to 20 seconds, which would be most of these tests' time.
+IMPATIENT = "import flwr.common.constant; flwr.common.constant.MAX_RETRY_DELAY = 1"
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    with three_clients(tmp_path_factory.mktemp("killed"), "--layer", "last") as three:
-        yield three
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(IMPATIENT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder / "site"), prepend=os.pathsep)
+        with three_clients(folder, "--layer", "last") as three:
+            yield three
 
 
 def left(run: Path) -> dict[str, Any]:
