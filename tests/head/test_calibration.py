@@ -85,14 +85,17 @@ def answers(logits: Any, labels: list[str], calibration: Calibration) -> Any:
 
 @quickly
 @given(seed=seeds, unknown=st.booleans(), rejected=st.sampled_from([0.0, REJECTED_SHARE, 0.02, 0.1]))
-def test_rejection_loses_few_recognised_keywords_and_no_accuracy(seed: int, unknown: bool, rejected: float) -> None:
+def test_rejection_loses_few_recognised_keywords_and_no_mean_recall(seed: int, unknown: bool, rejected: float) -> None:
     labels = LABELS if unknown else LABELS[:-1]
     logits, truth = outcomes(seed, labels=len(labels))
     found = calibrate(logits, truth, labels, rejected)
     plain, careful = (answers(logits, labels, c) for c in (Calibration(found.temperature), found))
     recognised = (plain == truth) & (truth < 3)
     assert (recognised & (careful != truth)).sum() <= rejected * recognised.sum()
-    assert (careful == truth).sum() >= (plain == truth).sum()
+    before, after = (
+        [(answer == truth)[truth == label].mean() for label in np.unique(truth)] for answer in (plain, careful)
+    )
+    assert sum(after) >= sum(before) - 1e-9
     changed = careful != plain
     assert (plain[changed] < 3).all() and (careful[changed] == (4 if unknown else -1)).all()
     if rejected == 0:  # the highest one that loses nothing
