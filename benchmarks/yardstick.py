@@ -47,6 +47,9 @@ ROWS: dict[str, Any] = {
     "centralized, attentive": partial(wordflock.train, head="attentive"),
     "ten rounds, Dirichlet 0.1": partial(ROUNDS, partition="dirichlet", alpha=0.1),
     "ten rounds, one speaker a client": partial(ROUNDS, clients=800, batch_size=8),
+    "ten rounds, each word at one client": partial(
+        ROUNDS, partition="dirichlet", alpha=1e-3, clients=4, local_epochs=1
+    ),
 }
 
 
