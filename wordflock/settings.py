@@ -30,7 +30,7 @@ SYNTHETIC = "synthetic"
 DATA_SETS = ("speech-commands", "speech-commands-test", "speech-commands-0.01", "fsdd")  # of data/download.py
 # As data/layouts.py names them; not imported from there, for the settings are read by everything.
 LAYOUTS = (
-    "auto", "folders", "split-folders", "test-beside", "speech-commands", "kaggle", "edge-impulse",
+    "auto", "folders", "speaker-folders", "split-folders", "test-beside", "speech-commands", "kaggle", "edge-impulse",
     "label-speaker-number", "audio-folder", "parquet", "mswc", "common-voice", "nemo", "kaldi",
 )  # fmt: skip
 # Values for options that are not given, by the name of a preset.

@@ -239,6 +239,150 @@ TABLES: dict[str, tuple[str, dict[str, str | bytes], str]] = {
         "no/aa/test no/cc/train yes/aa/test yes/bb/train",
     ),
     "an archive's rests of a Mac": ("x/yes/1.wav x/no/2.wav x/__MACOSX/yes/._1.wav", {}, "no// yes//"),
+    # A layout half one and half another.
+    "half folders, half flat names": (
+        "yes/1.wav no/1.wav yes_anna_1.wav no_anna_1.wav",
+        {},
+        "2 of 4 recordings in .*, such as no_anna_1.wav, have no label when .* a folder for each label",
+    ),
+    "half folders, half Edge Impulse": ("yes.1.wav no.1.wav up/1.wav up/2.wav", {}, "such as no.1.wav, have no label"),
+    "half splits, half labels": (
+        "train/yes/1.wav train/no/1.wav test/yes/1.wav up/1.wav",
+        {},
+        "right in test and train",
+    ),
+    "half in a table, half in folders": (
+        "yes/1.wav no/1.wav x/a.wav x/b.wav",
+        {"metadata_DOT_csv": "file_name,label\nx/a.wav,yes\nx/b.wav,no\n"},
+        "such as no/1.wav, have no label when it is read as AudioFolder .* --layout audio-folder",
+    ),
+    "a table of a part of one folder": (
+        "x/a.wav x/b.wav x/c.wav x/d.wav",
+        {"train_DOT_tsv": f"{CV}\ns1\ta.wav\tyes\n"},
+        "yes/s1/train",
+    ),
+    "half Kaldi, half AudioFolder": (
+        AB,
+        {"wav_DOT_scp": "u1 a.wav\n", "text": "u1 yes\n", "metadata_DOT_csv": "file_name,label\nb.wav,no\n"},
+        "as Kaldi and AudioFolder .* --layout kaldi or --layout audio-folder",
+    ),
+    "splits below some labels only": (
+        "yes/train/1.wav yes/test/2.wav no/1.wav no/2.wav",
+        {},
+        "yes/test/2.wav in a folder named after a split, and no/1.wav in none",
+    ),
+    "splits below labels, and one flat file": (
+        "yes/train/1.wav yes/test/2.wav no/train/1.wav no/3.wav",
+        {},
+        "no/train/1.wav in a folder named after a split, and no/3.wav in none",
+    ),
+    "a stray recording above the labels": ("pack/yes/1.wav pack/no/1.wav pack/demo.wav", {}, "no// yes//"),
+    "training recordings without labels": (
+        "train/1.wav train/2.wav test/yes/1.wav test/no/1.wav",
+        {},
+        "such as train/1.wav, have no label when it is read as folders of splits",
+    ),
+    "only splits as labels in a table": (
+        AB,
+        {"metadata_DOT_csv": "file_name,label\na.wav,train\nb.wav,test\n"},
+        r"only names of splits as labels \(test, train\)",
+    ),
+    "splits as the first part of names": ("train.1.wav train.2.wav test.1.wav test.2.wav", {}, "only names of splits"),
+    "an offset with nothing after it": (
+        "l.wav:3",
+        {
+            "m_DOT_json": lines(
+                {"audio_filepath": "l.wav", "offset": 1, "duration": 0, "label": "yes"},
+                {"audio_filepath": "l.wav", "offset": 1.5, "duration": 1, "label": "no"},
+            )
+        },
+        "no//",
+    ),
+    "a duration far beyond the end": (
+        "l.wav:3",
+        {
+            "m_DOT_json": lines(
+                {"audio_filepath": "l.wav", "offset": 1, "duration": 60, "label": "yes"},
+                {"audio_filepath": "l.wav", "offset": "0", "duration": "5e-1", "label": "no"},
+            )
+        },
+        "no//",
+    ),
+    "an offset that is no number": (
+        "l.wav:3",
+        {"m_DOT_json": '{"audio_filepath":"l.wav","offset":NaN,"label":"yes"}\n'},
+        "'nan' in the column offset",
+    ),
+    "two rows for a stretch": (
+        "l.wav:3",
+        {"m_DOT_json": lines(*({"audio_filepath": "l.wav", "offset": 1, "label": w} for w in ("yes", "no")))},
+        "two rows for the file l.wav",
+    ),
+    "Kaldi, a segment far beyond the end": (
+        "a.wav:1",
+        {"wav_DOT_scp": "r a.wav\n", "text": "u1 yes\nu2 no\n", "segments": "u1 r 0 0.5\nu2 r 0.5 99\n"},
+        "yes//",
+    ),
+    "Kaldi, a segment that is no number": (
+        "a.wav:2",
+        {"wav_DOT_scp": "r a.wav\n", "text": "u1 yes\n", "segments": "u1 r nan 1\n"},
+        "segments has 'r nan 1' for u1",
+    ),
+    "Kaldi in UTF-16": (
+        AB,
+        {"wav_DOT_scp": "u1 a.wav\nu2 b.wav\n".encode("utf-16"), "text": "u1 für\nu2 no\n".encode("utf-16")},
+        "für// no//",
+    ),
+    "Common Voice in UTF-16": (
+        "clips/a.wav clips/b.wav",
+        {"train_DOT_tsv": f"{CV}\ns1\ta.wav\tJa\ns2\tb.wav\tNein\n".encode("utf-16")},
+        "ja/s1/train nein/s2/train",
+    ),
+    "UTF-16, big end first, semicolons, capitals": (
+        AB,
+        {"metadata_DOT_csv": "\ufeffFILE_NAME;Label\na.wav;für\nb.wav;no\n".encode("utf-16-be")},
+        "für// no//",
+    ),
+    "commas in paths, semicolons between": (
+        "x,1/a.wav x,1/b.wav",
+        {"metadata_DOT_csv": "file_name;label\nx,1/a.wav;yes\nx,1/b.wav;no\n"},
+        "no// yes//",
+    ),
+    "a share of a network": (
+        "audio/yes/a.wav audio/no/a.wav",
+        {"metadata_DOT_csv": "file_name,label\n\\\\pc\\s\\audio\\yes\\a.wav,yes\n\\\\pc\\s\\audio\\no\\a.wav,no\n"},
+        "no// yes//",
+    ),
+    "an empty file as table": ("yes/a.wav no/b.wav", {"metadata_DOT_csv": ""}, "metadata.csv of .* has no rows"),
+    "a table of blank lines": ("yes/a.wav no/b.wav", {"metadata_DOT_csv": "\n\n"}, "metadata.csv of .* has no rows"),
+    "a table of something else": ("yes/a.wav no/b.wav", {"metadata_DOT_csv": "who,age\nanna,7\n"}, "no// yes//"),
+    "a table of other files": (AB, {"metadata_DOT_csv": "file_name,label\nq.wav,yes\nr.wav,no\n"}, "no usable clip"),
+    "a label with an escape code": (
+        AB,
+        {"metadata_DOT_csv": "file_name,label\na.wav,\x1b[31mx\n"},
+        "a control character",
+    ),
+    "a label that runs backwards": (
+        AB,
+        {"metadata_DOT_csv": "file_name,label\na.wav,\u202ex\n"},
+        "an invisible character",
+    ),
+    "labels in several forms": (
+        "Yes/1.wav yes/2.wav YES/3.wav ｙｅｓ/4.wav no/1.wav",
+        {},
+        "no// yes// yes// yes// yes//",
+    ),
+    "labels with Unicode in two forms": ("f\u00fcr/1.wav fu\u0308r/2.wav no/1.wav", {}, "für// für// no//"),
+    "speakers above labels": (
+        "anna/yes/1.wav anna/no/1.wav ben/yes/1.wav ben/no/1.wav",
+        {},
+        "anna// anna// ben// ben//",
+    ),
+    "one published name": (
+        "yes/0c540988_nohash_0.wav yes/1.wav no/2.wav",
+        {},
+        "no//train yes/0c540988/test yes//train",
+    ),
 }
 
 

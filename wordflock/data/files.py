@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from wordflock.data.manifests import FILE, Places, Table, parse_table
+from wordflock.data.names import printable
 from wordflock.data.speech_commands import BACKGROUND
 from wordflock.errors import WordflockError, WordflockWarning
 
@@ -50,6 +51,15 @@ class Files:
                     continue
                 if table.has(FILE):
                     found.append(table)
+                elif posixpath.basename(name).startswith("metadata."):
+                    if not table.columns:
+                        raise WordflockError(f"{printable(name)} of {self.source} has no rows; fill it, or remove it.")
+                    columns = ", ".join(map(printable, table.columns[:5]))
+                    warnings.warn(
+                        f"The table {printable(name)} has {columns} and no column that names files; it is passed over.",
+                        WordflockWarning,
+                        stacklevel=2,
+                    )
         return tuple(found)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from wordflock.data.files import Files
 from wordflock.data.manifests import Row, Rows, split_named
 from wordflock.data.names import printable
 from wordflock.data.speech_commands import BACKGROUND
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, WordflockWarning
 
 # Folders that people put recordings into, whatever is said in them.
 CONTAINERS = {"audio", "audios", "clip", "clips", "data", "dataset", "files", "recording", "recordings", "samples"}
@@ -32,6 +33,16 @@ def read_folders(files: Files) -> Rows:
         name: (Row(part[0] if len(part) > 1 else "", split=split_named(part[1]) if by_split else lone),)
         for name, part in zip(files.names, parts, strict=True)
     }
+
+
+def read_speaker_folders(files: Files) -> Rows:
+    """The first folder is the speaker, the second the label."""
+    rows: Rows = {}
+    for name in files.names:
+        speaker, *below = name.split("/")[:-1] or [""]
+        below = [BACKGROUND] if speaker == BACKGROUND else below
+        rows[name] = (Row(below[0] if below else "", speaker if below else ""),)
+    return rows
 
 
 def has_split_folders(files: Files) -> bool:
@@ -141,6 +152,7 @@ def read_speech_commands(files: Files) -> Rows:
 
 def check_labels(files: Files, remedy: str) -> None:
     """Raises WordflockError where folders that are no labels would become labels."""
+    _check_splits_inside(files, remedy)
     splits = sorted(top for top in files.tops if split_named(top))
     lone = [top for top in files.tops if top.lower() in CONTAINERS] if len(files.tops) == 1 else []
     if not splits and not lone:
@@ -152,3 +164,33 @@ def check_labels(files: Files, remedy: str) -> None:
         f"which names {kind}, not a label; put each label's recordings into a folder of its own, name the labels with "
         f"--table, or have these folders read as labels with {remedy}."
     )
+
+
+def _check_splits_inside(files: Files, remedy: str) -> None:
+    """Raises WordflockError where some recordings stand in folders of splits below their label, and others do not."""
+    parts = [part for part in (name.split("/") for name in files.names) if len(part) > 1 and part[0] != BACKGROUND]
+    inside = [len(part) > 2 and bool(split_named(part[1])) for part in parts]
+    if any(inside) and not all(inside):
+        one, other = ("/".join(parts[inside.index(is_in)]) for is_in in (True, False))
+        raise WordflockError(
+            f"{files.source} has {printable(one)} in a folder named after a split, and {printable(other)} in none; put "
+            f"all recordings into such folders, name the splits with --table, or read labels alone with {remedy}."
+        )
+
+
+def warn_of_speakers(files: Files, remedy: str) -> None:
+    """Say that the labels may be the folders below those that are read as labels: where all of these have the same."""
+    below: dict[str, set[str]] = {top: set() for top in files.tops}
+    for name in files.names:
+        top, _, rest = name.partition("/")
+        if top in below:
+            below[top].add(rest.partition("/")[0] if "/" in rest else "")
+    same = next(iter(below.values()), set())
+    if len(below) > 1 and len(same) > 1 and "" not in same and all(those == same for those in below.values()):
+        named = ", ".join(map(printable, sorted(below)[:3])), ", ".join(map(printable, sorted(same)[:3]))
+        warnings.warn(
+            f"{files.source} has the same folders ({named[1]}) in each of its folders ({named[0]}), which are read as "
+            f"labels; if they are speakers, add {remedy}.",
+            WordflockWarning,
+            stacklevel=4,
+        )

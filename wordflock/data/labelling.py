@@ -22,6 +22,7 @@ from wordflock.errors import WordflockError, WordflockWarning, counted
 NO_WORD = "stands in no folder named after its word"
 NO_LABEL = "has no label"
 _MAX_MERGES_NAMED = 5
+_ROUNDED = 0.25  # seconds that a stretch may end after its recording
 
 
 def label(
@@ -49,11 +50,9 @@ def label(
             if word == BACKGROUND:
                 background.append(recording.clip(word, "", "train"))
             elif not word:
-                faults.append(Fault(name, NO_WORD))
-            elif (row.start or 0.0) > max(0.0, recording.seconds - MIN_SECONDS):
-                faults.append(
-                    Fault(name, f"lasts {recording.seconds:.2f} s, and a table has it begin at {row.start} s")
-                )
+                faults.append(Fault(name, NO_LABEL if "/" in name else NO_WORD))
+            elif misfit := _misfit(row, recording.seconds):
+                faults.append(Fault(name, misfit))
             else:
                 if not row.split:
                     hashed.append(len(clips))
@@ -145,6 +144,18 @@ def _words(source: str, rows: Mapping[str, Sequence[Row]]) -> dict[str, str]:
             stacklevel=3,
         )
     return {raw: counts[word] for raw, word in cleaned.items()}
+
+
+def _misfit(row: Row, seconds: float) -> str:
+    """Why a recording that lasts so long cannot have the stretch that a table says, "" where it can."""
+    start = row.start or 0.0
+    if start > max(0.0, seconds - MIN_SECONDS):
+        return f"lasts {seconds:.2f} s, and a table has it begin at {row.start} s"
+    if row.seconds is not None and row.seconds < MIN_SECONDS:
+        return f"lasts {row.seconds} s by a table, less than {MIN_SECONDS} s"
+    if row.start is not None and row.seconds is not None and start + row.seconds > seconds + _ROUNDED:
+        return f"lasts {seconds:.2f} s, and a table has it end at {start + row.seconds:.2f} s"
+    return ""
 
 
 def _cropped(clip: Clip, row: Row) -> Clip:

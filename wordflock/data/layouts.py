@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from wordflock.data import folder, tables
 from wordflock.data.files import TABLES, Files
-from wordflock.data.manifests import Rows
+from wordflock.data.manifests import Rows, split_named
+from wordflock.data.names import fold, printable
 from wordflock.data.speech_commands import LISTS
 from wordflock.errors import WordflockError
 
-AUTO, FOLDERS, SPEECH_COMMANDS = "auto", "folders", "speech-commands"
+AUTO, FOLDERS, SPEECH_COMMANDS, SPEAKER_FOLDERS = "auto", "folders", "speech-commands", "speaker-folders"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ LAYOUTS = (
     Layout(
         "test-beside", "labels with a test folder beside", folder.has_test_beside_labels, folder.read_test_beside_labels
     ),
+    # By its name only: speakers above labels look as labels above speakers do.
+    Layout(
+        SPEAKER_FOLDERS,
+        "a folder for each speaker, and in it one for each label",
+        lambda files: False,
+        folder.read_speaker_folders,
+    ),
     Layout(FOLDERS, "a folder for each label", lambda files: True, folder.read_folders),
 )
 
@@ -59,6 +67,35 @@ def is_text(name: str) -> bool:
     """Whether a file may be a list or table that says what is in recordings."""
     base = posixpath.basename(name)
     return base in LISTS or base in tables.KALDI or base.lower().endswith(TABLES)
+
+
+def check_rows(files: Files, rows: Rows, layout: Layout) -> None:
+    """Raises WordflockError where all labels are names of splits, and where a part of the recordings, more than one and
+    a quarter of all, is laid out otherwise than the layout that was found.
+
+    A table may leave recordings out, but not those in folders that are called as its labels are.
+    """
+    labelled = {name for name, those in rows.items() if any(row.word for row in those)}
+    words = {row.word for name in labelled for row in rows[name]}
+    if words and all(map(split_named, words)):
+        raise WordflockError(
+            f"{files.source} has only names of splits as labels ({', '.join(sorted(words))}) when it is read as "
+            f"{layout.title}; name the labels with --table, or have these read as labels with --layout {layout.name}."
+        )
+    others = [name for name in rows if name not in labelled]
+    if layout.explicit:
+        known, folders = set(map(fold, words)), {posixpath.dirname(name) for name in labelled}
+        others = [
+            name
+            for name in files.names
+            if (folder := posixpath.dirname(name)) not in folders and fold(posixpath.basename(folder)) in known
+        ]
+    if labelled and len(others) > 1 and 4 * len(others) > len(files.names):
+        raise WordflockError(
+            f"{len(others)} of {len(files.names)} recordings in {files.source}, such as {printable(others[0])}, have "
+            f"no label when it is read as {layout.title}; give them as a data set of their own (a second --data), name "
+            f"the labels with --table, or leave them out with --layout {layout.name}."
+        )
 
 
 def layout_of(files: Files, name: str = AUTO) -> Layout:
@@ -77,4 +114,5 @@ def layout_of(files: Files, name: str = AUTO) -> Layout:
     layout = (explicit or by_name)[0]
     if layout.name == FOLDERS:
         folder.check_labels(files, f"--layout {FOLDERS}")
+        folder.warn_of_speakers(files, f"--layout {SPEAKER_FOLDERS}")
     return layout

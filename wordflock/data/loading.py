@@ -17,7 +17,7 @@ from wordflock.data.clips import Clip, ClipTable, Fault
 from wordflock.data.files import Files
 from wordflock.data.kept import kept_table
 from wordflock.data.labelling import label, with_speakers, with_table
-from wordflock.data.layouts import AUTO, FOLDERS, SPEECH_COMMANDS, is_text, layout_of
+from wordflock.data.layouts import AUTO, FOLDERS, SPEECH_COMMANDS, check_rows, is_text, layout_of
 from wordflock.data.listing import Reader, changed, parquets_in
 from wordflock.data.names import printable
 from wordflock.data.scan import Scan, scan_files
@@ -70,7 +70,10 @@ def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str
     chosen = layout_of(files, layout)
     if chosen.name == SPEECH_COMMANDS and layout == AUTO and (speaker_pattern or table):
         chosen = layout_of(files, FOLDERS)
-    rows = with_speakers(files, chosen.read(files), speaker_pattern)
+    rows = chosen.read(files)
+    if layout == AUTO and not table:
+        check_rows(files, rows, chosen)
+    rows = with_speakers(files, rows, speaker_pattern)
     rows = with_table(files, rows, table) if table else rows
     clips, background, faults = label(files, scan.recordings, rows, few)
     faults += listing.faults

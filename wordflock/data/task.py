@@ -96,6 +96,11 @@ def choose_task(
             "put some into a folder _background_noise_, or add --no-silence."
         )
     task = Task(tuple(keywords), silence, unknown)
+    if len(words) == 1 and len(task.labels) < 2:
+        raise WordflockError(
+            f"All {len(table.clips)} clips of {table.source} have the label {words[0]!r}; put each word's "
+            "recordings into a folder, name the labels with --table, or give recordings without it with --negatives."
+        )
     if len(task.labels) < 2:
         raise WordflockError(
             f"A task needs two labels at least, and this one has {', '.join(task.labels)}; name more --keywords."
