@@ -149,7 +149,7 @@ def test_broken_recordings_are_named_and_the_rest_goes_on(wordflock: Wordflock) 
     answer = wordflock.run(f"data describe {WORDS_OF_SMALL} --data half-broken")
     assert answer.status == 0 and "179 clips" in answer.out and "left out: 2 files" in answer.out
     warning, *rest = answer.err.splitlines()
-    assert not rest and warning.startswith("Warning: 2 of the ")
+    assert not rest and warning.startswith("Warning: 2 recordings are left out, of ")
     assert broken.name in warning and "00000000_nohash_9.flac (is empty)" in warning
 
 
