@@ -157,8 +157,18 @@ def load_table(settings: DataSettings) -> ClipTable:
     )
     if not isinstance(settings, Settings) or not settings.negatives:
         return table
-    negatives = negative_clips(Path(settings.negatives).expanduser(), settings.cache_folder, settings.window)
+    negatives = negative_clips(_talk(settings), settings.cache_folder, settings.window)
     return replace(table, negatives=negatives)
+
+
+def _talk(settings: Settings) -> Path:
+    """Where the recordings are that --negatives names."""
+    path = Path(settings.negatives).expanduser()
+    if settings.negatives == SYNTHETIC and not path.exists():
+        from wordflock.data.talk import synthetic_talk
+
+        return synthetic_talk(settings.cache_folder, settings.language)
+    return path
 
 
 def _found(source: str, settings: DataSettings) -> Path:

@@ -133,7 +133,7 @@ class Settings(DataSettings):
     unknown: bool | None = option(None, "Have a label for all other words. (default: depends on the data set)", DATA)
     silence: bool | None = option(None, "Have a label for silence. (default: depends on the data set)", DATA)
     negatives: str = option(
-        "", "Folder or archive of recordings without keywords, of any length: training clips of _unknown_.", DATA
+        "", "Folder or archive of talk without keywords, for _unknown_; 'synthetic' is talk that espeak-ng makes.", DATA
     )
     task: str = option(
         "auto",

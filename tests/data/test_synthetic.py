@@ -226,13 +226,13 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(small: Path
 
 def test_a_killed_process_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     kill = """
-write, files = synthetic._write, []
+write, files = synthetic.write, []
 def write_some(file, samples):
     files.append(file)
     if len(files) == 12:
         os.kill(os.getpid(), signal.SIGKILL)
     write(file, samples)
-synthetic._write = write_some
+synthetic.write = write_some
 """
     assert in_another_process(tmp_path / "killed", before=kill).returncode == -signal.SIGKILL
     assert len(list(tmp_path.rglob("*.flac"))) == 11
@@ -243,7 +243,7 @@ def test_a_failure_leaves_nothing_at_all(tmp_path: Path, monkeypatch: pytest.Mon
     def full(file: Path, samples: NDArray[np.float64]) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(synthetic, "_write", full)
+    monkeypatch.setattr(synthetic, "write", full)
     with pytest.raises(OSError, match="No space"):
         make(tmp_path / "failed")
     assert list(tmp_path.iterdir()) == []

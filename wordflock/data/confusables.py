@@ -65,10 +65,10 @@ def changed(word: Word, inventory: Sequence[Phoneme], generator: np.random.Gener
 def halves(word: Word) -> Iterator[Word]:
     """The word's beginning and its end, cut before the consonant of a syllable that is nearest to its middle; each
     must have a vowel, and the word more than two phonemes."""
-    cuts = [i for i in range(1, len(word) - 1) if not _is_vowel(word[i]) and _is_vowel(word[i + 1])]
+    cuts = [i for i in range(1, len(word) - 1) if not is_vowel(word[i]) and is_vowel(word[i + 1])]
     if len(word) > 2:
         cut = min(cuts, key=lambda i: abs(2 * i - len(word)), default=len(word) // 2)
-        yield from (half for half in (word[:cut], word[cut:]) if any(map(_is_vowel, half)))
+        yield from (half for half in (word[:cut], word[cut:]) if any(map(is_vowel, half)))
 
 
 def joined(word: Word, foreign: Sequence[Word], generator: np.random.Generator) -> Word:
@@ -89,11 +89,12 @@ def text_of(word: Word) -> str:
     return f"{PHONEMES}{'|'.join(phoneme.mnemonic for phoneme in word)}]]"
 
 
-def _is_vowel(phoneme: Phoneme) -> bool:
+def is_vowel(phoneme: Phoneme) -> bool:
+    """Whether a phoneme is a vowel, of which each syllable has one."""
     return phoneme.ipa.lstrip("ˈˌ")[:1] in _VOWELS
 
 
 def _replaces(phoneme: Phoneme, other: Phoneme) -> bool:
     one, two = phoneme.ipa.lstrip("ˈˌ")[:1], other.ipa.lstrip("ˈˌ")[:1]
     alike = one == two or any(one in group and two in group for group in _ALIKE)
-    return _is_vowel(phoneme) == _is_vowel(other) and not alike
+    return is_vowel(phoneme) == is_vowel(other) and not alike

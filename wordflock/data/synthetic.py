@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -88,16 +89,10 @@ def synthesize(
         cast = make_voices(espeak, language, recipe.voices_of, seed)
         for word in (*words, *others):
             say(espeak, cast[0], word, numpy_generator(seed, "audition", word))  # fails before anything is written
-        with _beside(folder) as scratch:
-            whole = Path(scratch) / "whole"
-            whole.mkdir()
+        with new_folder(folder) as whole:
             _record(whole, espeak, cast, recipe, progress)
             (whole / "README.txt").write_bytes(readme.encode())
-            try:
-                whole.rename(folder)
-            except OSError:
-                if not _holds(folder, readme):  # else another process was quicker
-                    raise
+        _holds(folder, readme)  # another process may have been quicker, with something else
 
 
 def synthetic_words(cache: Path, language: str, words: Sequence[str]) -> Path:
@@ -191,13 +186,26 @@ def _holds(folder: Path, readme: str) -> bool:
     raise WordflockError(f"{folder} exists and is not the data set asked for: name another folder, or remove this one.")
 
 
-def _beside(folder: Path) -> TemporaryDirectory[str]:
-    """A hidden folder on the same file system, so that what is made in it can be renamed to `folder` in one step."""
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `folder` in one step when it is whole, unless another process was quicker.
+
+    Raises WordflockError where it cannot be made.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+        scratch = TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
     except OSError as error:
         raise WordflockError(f"{folder} cannot be made ({error.strerror}): name a folder you may write to.") from error
+    with scratch as name:
+        whole = Path(name) / "whole"
+        whole.mkdir()
+        yield whole
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 # The recordings
@@ -210,7 +218,7 @@ def _record(folder: Path, espeak: Espeak, cast: Sequence[Voice], recipe: _Recipe
 
     backgrounds = _backgrounds(espeak, cast[: recipe.voices], recipe)
     for name, samples in backgrounds.items():
-        _write(folder / "_background_noise_" / f"{name}.flac", samples)
+        write(folder / "_background_noise_" / f"{name}.flac", samples)
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
     dialects = sorted({voice.dialect for voice in cast}) if recipe.confusables else []
     alike = {dialect: _alike(espeak, dialect, recipe) for dialect in dialects}
@@ -225,7 +233,7 @@ def _record(folder: Path, espeak: Espeak, cast: Sequence[Voice], recipe: _Recipe
             if line.text == line.name:  # else too long a word that some other one was joined to: one less
                 raise
             continue
-        _write(folder / name, _take(spoken, voice, list(backgrounds.values()), generator))
+        write(folder / name, _take(spoken, voice, list(backgrounds.values()), generator))
         lists[voice.split].append(name)
     for split, file in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
         (folder / file).write_bytes("".join(f"{name}\n" for name in sorted(lists[split])).encode())
@@ -276,7 +284,7 @@ def _take(spoken: Samples, voice: Voice, backgrounds: Sequence[Samples], generat
     noise = background[begin : begin + CLIP_SAMPLES]
     snr = voice.snr + generator.uniform(-4, 4)
     noisy = add_noise(clip, noise, snr, speech=clip[start : start + len(spoken)])
-    return _scaled(noisy, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
+    return scaled(noisy, 10 ** (-(voice.loudness + generator.uniform(-3, 3)) / 20))
 
 
 def _backgrounds(espeak: Espeak, voices: Sequence[Voice], recipe: _Recipe) -> dict[str, Samples]:
@@ -289,12 +297,12 @@ def _backgrounds(espeak: Espeak, voices: Sequence[Voice], recipe: _Recipe) -> di
     for k in range(1, 25):
         hum += np.sin(2 * np.pi * (mains * k * seconds + generator.random())) / k
     return {
-        "white_noise": _scaled(coloured_noise(size, 0, generator), 0.3),
-        "pink_noise": _scaled(coloured_noise(size, 1, generator), 0.5),
-        "mains_hum": _scaled(hum, 0.3),
-        "traffic": _scaled(coloured_noise(size, 2, generator, lowest=40) * swell(size, 0.5, generator), 0.7),
-        "gusts": _scaled(coloured_noise(size, 1.3, generator, lowest=200) * swell(size, 4, generator), 0.5),
-        "babble": _scaled(_babble(espeak, voices, recipe.others or recipe.words, generator), 0.2),
+        "white_noise": scaled(coloured_noise(size, 0, generator), 0.3),
+        "pink_noise": scaled(coloured_noise(size, 1, generator), 0.5),
+        "mains_hum": scaled(hum, 0.3),
+        "traffic": scaled(coloured_noise(size, 2, generator, lowest=40) * swell(size, 0.5, generator), 0.7),
+        "gusts": scaled(coloured_noise(size, 1.3, generator, lowest=200) * swell(size, 4, generator), 0.5),
+        "babble": scaled(_babble(espeak, voices, recipe.others or recipe.words, generator), 0.2),
     }
 
 
@@ -310,11 +318,13 @@ def _babble(espeak: Espeak, voices: Sequence[Voice], words: Sequence[str], gener
     return total
 
 
-def _scaled(samples: Samples, peak: float) -> Samples:
+def scaled(samples: Samples, peak: float) -> Samples:
+    """The samples, their loudest at `peak` of full scale."""
     return samples * (peak / max(float(np.abs(samples).max()), 1e-6))
 
 
-def _write(file: Path, samples: Samples) -> None:
+def write(file: Path, samples: Samples) -> None:
+    """Write a FLAC file."""
     encoded = BytesIO()  # given a file, soundfile waits for the disk after each
     soundfile.write(encoded, np.round(samples * (2**15 - 1)).astype(np.int16), SAMPLE_RATE, "PCM_16", format="FLAC")
     file.parent.mkdir(exist_ok=True)

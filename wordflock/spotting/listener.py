@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from wordflock.data.task import SILENCE, UNKNOWN
 from wordflock.encoder.onnx_encoder import build_onnx_encoder
 from wordflock.encoder.spec import weights_for
+from wordflock.errors import WordflockWarning
 from wordflock.head.calibration import probabilities
 from wordflock.head.checkpoint import Checkpoint, load_checkpoint
 from wordflock.head.numpy_head import logits
@@ -52,8 +54,16 @@ def open_listener(model: str | Path) -> Listener:
 def listener_of(checkpoint: Checkpoint, name: str) -> Listener:
     """A checkpoint's head on its encoder in onnxruntime, float32, one thread; `name` is what errors call it.
 
-    Raises WordflockError where the encoder here is another than the one it was trained on.
+    Warns of a head that has no `_unknown_`. Raises WordflockError where the encoder here is another than the one it was
+    trained on.
     """
+    if UNKNOWN not in checkpoint.labels:
+        warnings.warn(
+            f"{name} has no label for other words, so it takes talk for its keywords; train it with --negatives, a "
+            "folder of talk or 'synthetic'.",
+            WordflockWarning,
+            stacklevel=3,
+        )
     encoder = build_onnx_encoder(checkpoint.spec, *weights_for(checkpoint.spec, same_encoder(checkpoint, name)))
     places, keywords = keyword_places(checkpoint.labels)
 

@@ -32,7 +32,7 @@ Samples = NDArray[np.float32]
 
 AROUND = 1.3  # seconds of noise before and after a clip
 MAX_PHASE = 0.1  # seconds by which a stream starts sooner or later, so that words fall anywhere between hops
-LEAST_LEVEL = 0.003  # of a clip, that noise is measured against
+LEAST_LEVEL = 2.0**-15  # of a clip, that noise is measured against: a step of 16 bits
 SLOPES = (0.0, 2.0)  # of the noise: white to brown
 LEAST_SECONDS = 2.0  # between keywords in a long recording, to look for false alarms in
 
