@@ -42,7 +42,6 @@ WINGS = (
         "check_page",
         "centralized",
         "revise",
-        "learning",
         "sweep",
     ),
     ("federation",),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from wordflock.data.clips import Clip, ClipTable
-from wordflock.learning import clips_to_learn
 from wordflock.progress import reporting
+from wordflock.revise.learn import clips_to_learn
 
 
 def clip(word: str, key: str, split: str = "train") -> Clip:

@@ -23,7 +23,8 @@ from wordflock.head.statistics_folder import StatisticsFolder
 from wordflock.head.training import SHARPNESS, statistics_of
 from wordflock.partition import federation
 from wordflock.progress import reporting
-from wordflock.revise import forget, learn
+from wordflock.revise.forget import forget
+from wordflock.revise.learn import learn
 from wordflock.settings import DataSettings, EvaluateSettings
 from wordflock.spotting.evaluate import evaluate
 
@@ -89,7 +90,7 @@ def test_a_client(asked, how, tmp_path):
     assert forget(folder, client=2) == clips  # a repetition changes nothing
     assert len((folder / "revisions.jsonl").read_text().splitlines()) == 1
     forget(folder, client=1)
-    with pytest.raises(WordflockError, match="Nothing of"):
+    with pytest.raises(WordflockError, match="has no clips of client 2; it has those of clients 0, 3"):
         forget(folder, client=2)
 
 
@@ -249,7 +250,12 @@ def test_nothing_of_a_forgotten_speaker_is_found_in_the_folder(asked):
 def test_what_cannot_be_revised(asked, tmp_path, wordflock):
     folder = simulate(asked)
     data = DataSettings(data=asked.data, cache=asked.cache)
-    for wrong, words in (({}, "Name one"), ({"client": 99}, "Nothing of"), ({"label": "maybe"}, "no label 'maybe'")):
+    for wrong, words in (
+        ({}, "Name one"),
+        ({"client": 99}, r"has no clips of client 99; it has those of clients 0, 1, \d"),
+        ({"speaker": "nobody"}, "has no clips of speaker nobody[.;]"),
+        ({"label": "maybe"}, "no label 'maybe'"),
+    ):
         with pytest.raises(WordflockError, match=words):
             forget(folder, **wrong)
     with pytest.raises(WordflockError, match="knows 'yes' already"):

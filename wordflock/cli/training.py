@@ -53,8 +53,8 @@ def forget(
     speaker: Annotated[str, Parameter(help="Speaker to forget.")] = "",
     label: Annotated[str, Parameter(help="Label to forget.")] = "",
 ) -> None:
-    """Make a head what it would be without a client, a speaker or a label; no one else is asked for anything."""
-    from wordflock.revise import forget
+    """Remove a client, a speaker or a label from a head (unlearning); no other client is asked for anything."""
+    from wordflock.revise.forget import forget
     from wordflock.runs import find_run
 
     folder = find_run(run)
@@ -71,7 +71,7 @@ def learn(
     words: Annotated[str, Parameter(help="New words among the clips, separated by commas.")] = "",
 ) -> None:
     """Add the training clips of a data set to a head, and new words to its labels; nothing else is trained again."""
-    from wordflock.revise import learn
+    from wordflock.revise.learn import learn
     from wordflock.runs import find_run
 
     folder = find_run(run)

@@ -35,7 +35,7 @@ from wordflock.federation_settings import FederationSettings, ServerSettings
 from wordflock.head.checkpoint import get_weights
 from wordflock.head.closed_form import Scale, ScaleStatistics, Solution, Statistics, add_labels, ridges, solve
 from wordflock.head.torch_head import Head
-from wordflock.revise import earlier
+from wordflock.revise.solved_run import earlier
 from wordflock.runs import find_run
 
 Kind = TypeVar("Kind", ScaleStatistics, Statistics)

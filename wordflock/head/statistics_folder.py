@@ -40,9 +40,10 @@ class StatisticsFolder:
         arrays = self._load(f"client-{client}")
         return Statistics(arrays["triangle"], arrays["cross"], arrays["counts"])
 
-    def drop_client(self, client: int) -> None:
-        """Delete what a client sent."""
-        (self.folder / f"client-{client}.safetensors").unlink(missing_ok=True)
+    @property
+    def clients(self) -> list[int]:
+        """The clients whose statistics were kept, in rising order."""
+        return sorted(int(path.stem.removeprefix("client-")) for path in self.folder.glob("client-*.safetensors"))
 
     def keep_only(self, clients: Iterable[int]) -> None:
         """Delete what others sent, whose statistics are not in the total."""
