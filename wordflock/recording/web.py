@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.errors import WordflockError
-from wordflock.http_server import SmallServer
+from wordflock.http_server import SmallHandler, SmallServer
 from wordflock.recording.session import Prompt, Session
 from wordflock.recording.takes import ROOM_SECONDS, Samples, TakeFault
 
@@ -93,7 +92,7 @@ class WebRecorder(SmallServer):
             super().finish_request(wrapped, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(SmallHandler):
     """One request."""
 
     server: WebRecorder
@@ -223,26 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(reason.encode(), "text/plain; charset=utf-8", status)
 
     def _reply(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK, nonce: str = "") -> None:
-        scripts = f"script-src 'nonce-{nonce}' blob:; style-src 'nonce-{nonce}'; img-src data:; " if nonce else ""
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Referrer-Policy", "no-referrer")  # the token is in the address
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header(
-            "Content-Security-Policy",
-            f"default-src 'none'; {scripts}connect-src 'self'; media-src 'self'; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'",
-        )
-        self.end_headers()
+        policy = f"script-src 'nonce-{nonce}' blob:; style-src 'nonce-{nonce}'; img-src data:; " if nonce else ""
+        self.begin(kind, len(body), status=status, policy=f"{policy}media-src 'self'; ")
         self.wfile.write(body)
-
-    def version_string(self) -> str:
-        return "wordflock"
-
-    def log_message(self, *arguments: Any) -> None:
-        """Addresses have the token in them: nothing is logged."""
 
 
 class _Refused(Exception):
