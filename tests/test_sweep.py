@@ -24,7 +24,7 @@ head = ["mean", "attentive"]
 """
 # What a trial does: better with more epochs; it counts its starts, and leaves what a run leaves.
 TRIAL = """
-import json, sys, tomllib
+import json, signal, sys, tomllib
 from pathlib import Path
 config = tomllib.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
 folder = Path(config["runs"]) / config["name"]
@@ -33,12 +33,17 @@ with (folder.parent / "starts").open("a") as starts:
     starts.write(config["name"] + "\\n")
 if config.get("head") == "broken":
     sys.exit(1)
-accuracy = 0.5 + config["epochs"] / 10
+accuracy = 0.9 if config.get("seed") == 7 else 0.5 + config["epochs"] / 10
+lines = [json.dumps({"epoch": n, "validation_accuracy": accuracy}) for n in range(1, 4)]
+if config.get("seed") == 7 and config["name"] in ("trial-5", "trial-6"):  # worse than those before, and never done
+    (folder / "history.jsonl").write_text("\\n".join(lines).replace(str(accuracy), "0.1") + "\\n")
+    (folder / "last.safetensors").touch()
+    signal.pause()
 metrics = {"validation": {"accuracy": accuracy}}
 if not config["skip-test"]:
     metrics["test"] = {"accuracy": accuracy - 0.01}
 (folder / "last.safetensors").touch()
-(folder / "history.jsonl").write_text(json.dumps({"epoch": 1, "validation_accuracy": accuracy}) + "\\n")
+(folder / "history.jsonl").write_text("\\n".join(lines) + "\\n")
 (folder / "metrics.json").write_text(json.dumps(metrics))
 """
 
@@ -106,6 +111,18 @@ def test_optuna_searches_and_resumes(quick: Path) -> None:
     before = starts(quick / "out")
     sweep(written(quick, text), quick / "out", 1)
     assert starts(quick / "out") == before
+
+
+def test_a_trial_below_the_median_is_ended_and_not_repeated(quick: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna is not installed, which the extra [sweep] brings")
+    text = 'search = "optuna"\ntrials = 8\n[options]\nseed = 7\n[space]\nepochs = { low = 1, high = 5 }\n'
+    for _ in range(2):
+        trials, _ = sweep(written(quick, text), quick / "out", 2)
+        pruned = [trial for trial in trials if trial.pruned]
+        assert sorted(trial.folder.name for trial in pruned) == ["trial-5", "trial-6"]
+        assert len(trials) == 8 and trials[-2:] == pruned  # the last in the table
+        assert not any((trial.folder / "metrics.json").exists() for trial in pruned)
+    assert len(starts(quick / "out")) == 9  # eight trials and the best once more
 
 
 @pytest.mark.parametrize(

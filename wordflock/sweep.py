@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from wordflock.errors import OptionError, WordflockError
+from wordflock.errors import OptionError, WordflockError, counted
 from wordflock.federation_settings import FederationSettings
 from wordflock.files import parse_toml, read_named, write_atomically
 from wordflock.options import Options, dashed
@@ -140,7 +140,7 @@ def _run_grid(what: Sweep, folder: Path, workers: int) -> list[Trial]:
     combinations = what.grid()
     names = {f"trial-{number}": tried for number, tried in enumerate(combinations)}
     waiting = [name for name in names if not (folder / name / METRICS).exists()]
-    report(f"{len(names)} trials, {len(names) - len(waiting)} of them finished before")
+    report(f"{counted(len(names), 'trial')}, {len(names) - len(waiting)} of them finished before")
     running: dict[subprocess.Popen[bytes], Path] = {}
     encoded = len(waiting) < len(names)  # the first trial runs alone: it encodes what all others find encoded
     try:
@@ -149,7 +149,8 @@ def _run_grid(what: Sweep, folder: Path, workers: int) -> list[Trial]:
                 name = waiting.pop(0)
                 running[_start(what, folder, name, names[name])] = folder / name
             for process in [process for process in running if process.poll() is not None]:
-                _tell(running.pop(process), names)
+                run = running.pop(process)
+                _tell(run, names[run.name])
                 encoded = True
             time.sleep(POLL_INTERVAL)
     finally:
@@ -168,11 +169,12 @@ def _search(what: Sweep, folder: Path, workers: int) -> list[Trial]:
     study = optuna.create_study(
         study_name="sweep",
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / "optuna.log"))),
-        sampler=optuna.samplers.TPESampler(seed=int(what.options.get("seed", 0))),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
         direction="maximize",
         load_if_exists=True,
     )
+    # A sweep that is resumed draws on, not the same values once more.
+    study.sampler = optuna.samplers.TPESampler(seed=int(what.options.get("seed", 0)) + len(study.trials))
     states = optuna.trial.TrialState
     for old in study.trials:
         if old.state == states.RUNNING:  # whoever ran it was killed
@@ -197,12 +199,12 @@ def _search(what: Sweep, folder: Path, workers: int) -> list[Trial]:
                     del running[process]
                     accuracy = _accuracy(run)
                     study.tell(trial, accuracy, state=None if accuracy is not None else states.FAIL)
-                    _tell(run, {run.name: trial.params})
+                    _tell(run, trial.params)
                 elif trial.should_prune():
                     del running[process]
                     _end([process])
                     study.tell(trial, state=states.PRUNED)
-                    report(f"{run.name}: pruned, {trial.params}")
+                    _tell(run, trial.params, pruned=True)
             time.sleep(POLL_INTERVAL)
     finally:
         _end(process for process in running)
@@ -285,11 +287,16 @@ def _end(processes: Any) -> None:
             process.wait()
 
 
-def _tell(run: Path, names: Mapping[str, Mapping[str, Any]]) -> None:
+def _tell(run: Path, tried: Mapping[str, Any], *, pruned: bool = False) -> None:
     accuracy = _accuracy(run)
     result = f"validation accuracy {accuracy:.4f}" if accuracy is not None else f"failed, see {run}.log"
-    tried = ", ".join(f"{key} = {value}" for key, value in names[run.name].items())
-    report(f"{run.name}: {result}, {tried}")
+    values = ", ".join(f"{key} = {shown(value)}" for key, value in tried.items())
+    report(f"{run.name}: {'pruned' if pruned else result}, {values}")
+
+
+def shown(value: object) -> str:
+    """An option's value, as a table has room for: a number that was drawn has many digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _accuracy(run: Path) -> float | None:

@@ -181,7 +181,7 @@ def sweep(
 ) -> None:
     """Train with many settings, compare them on validation clips, and score the best on the test split."""
     from wordflock.report.page import write_sweep
-    from wordflock.sweep import importances
+    from wordflock.sweep import importances, shown
     from wordflock.sweep import sweep as run_sweep
 
     folder = Path(runs) / (Path(name).name or Path(file).stem)
@@ -190,7 +190,7 @@ def sweep(
     rows = [["trial", "accuracy", *keys]]
     for trial in trials:
         accuracy = "pruned" if trial.pruned else "failed" if trial.accuracy is None else f"{trial.accuracy:.4f}"
-        rows.append([trial.folder.name, accuracy, *(str(trial.tried[key]) for key in keys)])
+        rows.append([trial.folder.name, accuracy, *(shown(trial.tried[key]) for key in keys)])
     _print_table(rows)
     print(write_sweep(folder / "sweep.html", rows, importances(trials)))
     print(f"best: {best}")
