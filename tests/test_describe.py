@@ -10,7 +10,7 @@ import pytest
 
 from wordflock.describe import describe
 from wordflock.errors import WordflockError
-from wordflock.federation_settings import PartitionSettings
+from wordflock.federation_settings import DescribeSettings
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_small_folder_is_plotted_as_it_is(
         for speaker in "abcde":
             for take in range(3):
                 write_audio(tmp_path / "own" / "train" / names.format(word=word, speaker=speaker, take=take))
-    settings = PartitionSettings(data=str(tmp_path / "own"), cache=str(tmp_path / "cache"), **options)  # type: ignore[arg-type]
+    settings = DescribeSettings(data=str(tmp_path / "own"), cache=str(tmp_path / "cache"), **options)  # type: ignore[arg-type]
     with warnings.catch_warnings(action="ignore"):
         text = describe(settings, tmp_path / "plot.png")
     assert f"clips of {clients} clients" in text and (tmp_path / "plot.png").stat().st_size > 1000
@@ -37,6 +37,15 @@ def test_a_small_folder_is_plotted_as_it_is(
 
 def test_a_keyword_that_is_not_there_is_still_an_error(tmp_path: Path, write_audio: Callable[..., Path]) -> None:
     write_audio(tmp_path / "own" / "licht" / "a_nohash_0.wav")
-    settings = PartitionSettings(data=str(tmp_path / "own"), cache=str(tmp_path / "cache"), keywords="musik")
+    settings = DescribeSettings(data=str(tmp_path / "own"), cache=str(tmp_path / "cache"), keywords="musik")
     with pytest.raises(WordflockError, match="musik"):
+        describe(settings, tmp_path / "plot.png")
+
+
+def test_a_number_of_clients_that_was_asked_for_is_not_changed(
+    tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    write_audio(tmp_path / "own" / "licht" / "a_nohash_0.wav")
+    settings = DescribeSettings(data=str(tmp_path / "own"), cache=str(tmp_path / "cache"), clients=100)
+    with pytest.raises(WordflockError, match="--clients 100"), warnings.catch_warnings(action="ignore"):
         describe(settings, tmp_path / "plot.png")

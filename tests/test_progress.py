@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -88,3 +89,19 @@ def test_nothing_is_printed_unless_someone_asked(capfd: pytest.CaptureFixture[st
         report("a line")
     report("another")
     assert lines == ["a line"] and capfd.readouterr() == ("", "")
+
+
+def test_where_there_is_no_bar_lines_break_the_silence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = time.monotonic()
+    now = [start]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with reporting(print_line), progress("listening", 5_000, "clips") as advance:
+        for seconds, count in ((29, 1), (31, 1000), (40, 1000), (62, 1000), (62.5, 0), (93, 1999)):
+            now[0] = start + seconds
+            advance(count)
+            if seconds == 40:
+                report("another line")
+    said = ["listening: 1,001 of 5,000 clips", "another line"]
+    assert capsys.readouterr().out.splitlines() == said  # nothing more: 62 is too soon, and at 93 it is done

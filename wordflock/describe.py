@@ -12,11 +12,11 @@ import numpy as np
 from wordflock.data.clips import SPLITS, ClipTable
 from wordflock.data.task import SILENCE, UNKNOWN, Task, examples
 from wordflock.errors import WordflockError, counted
-from wordflock.federation_settings import PartitionSettings
+from wordflock.federation_settings import DescribeSettings, PartitionSettings
 from wordflock.prepare import load_table, task_of
 
 
-def describe(settings: PartitionSettings, plot: Path | None) -> str:
+def describe(settings: DescribeSettings, plot: Path | None) -> str:
     """Clips by split and word, and speakers by split; with `plot`, the bar plot of clips per client as PNG."""
     table = load_table(settings)
     lines = [
@@ -40,7 +40,7 @@ def describe(settings: PartitionSettings, plot: Path | None) -> str:
     return "\n".join(lines)
 
 
-def _plot(table: ClipTable, settings: PartitionSettings, plot: Path) -> str:
+def _plot(table: ClipTable, settings: DescribeSettings, plot: Path) -> str:
     """Write the bar plot; returns the line that tells of it."""
     from wordflock.figures import plot_clips_per_client
     from wordflock.partition import partition_clips
@@ -50,15 +50,15 @@ def _plot(table: ClipTable, settings: PartitionSettings, plot: Path) -> str:
     task = _task(table, settings)
     training = examples(table, task, "train", settings.seed)
     speakers, labels = [clip.speaker for clip in training.clips], np.array(training.labels, dtype=np.int64)
-    settings = _fewer_clients(settings, speakers)
+    settings = settings if settings.clients else _usual_clients(settings, speakers)
     bars = [
         np.bincount(labels[part], minlength=len(task.labels)) for part in partition_clips(speakers, labels, settings)
     ]
     plot_clips_per_client([bar.tolist() for bar in bars], task.labels, plot)
-    return f"  clips of {settings.clients} clients: {plot}"
+    return f"  clips of {counted(settings.clients, 'client')}: {plot}"
 
 
-def _task(table: ClipTable, settings: PartitionSettings) -> Task:
+def _task(table: ClipTable, settings: DescribeSettings) -> Task:
     """That of a training; where it would ask for keywords, or for silence, that of every word there is."""
     try:
         return task_of(table, settings)
@@ -69,13 +69,11 @@ def _task(table: ClipTable, settings: PartitionSettings) -> Task:
         return Task(words, silence=bool(table.background), unknown=any(clip.word == UNKNOWN for clip in table.clips))
 
 
-def _fewer_clients(settings: PartitionSettings, speakers: Sequence[str]) -> PartitionSettings:
-    """The settings with as many clients as a small data set has speakers, or pairs of clips where nobody says who
-    speaks, unless a number was asked for: the usual one is for thousands of clips."""
-    if settings.clients != PartitionSettings().clients:
-        return settings
+def _usual_clients(settings: DescribeSettings, speakers: Sequence[str]) -> DescribeSettings:
+    """The settings with the usual number of clients, or as many as a small data set has speakers, or pairs of clips
+    where nobody says who speaks."""
     known = len(set(speakers) - {""})
     if settings.partition == "speaker" and not known:
         settings = replace(settings, partition="iid")
     most = known if settings.partition == "speaker" else len(speakers)
-    return replace(settings, clients=max(1, min(settings.clients, most, len(speakers) // 2)))
+    return replace(settings, clients=max(1, min(PartitionSettings().clients, most, len(speakers) // 2)))

@@ -28,6 +28,19 @@ class PartitionSettings(Settings):
 
 
 @dataclass(frozen=True)
+class DescribeSettings(PartitionSettings):
+    """Which clips to describe, and how clients would share them."""
+
+    clients: int = option(
+        0,
+        "Number of clients that share the training clips. (default: 100, or as many as a small data set has speakers)",
+        FEDERATION,
+        minimum=0,
+        maximum=1_000_000,
+    )
+
+
+@dataclass(frozen=True)
 class FederationSettings(HeadSettings, PartitionSettings):
     """Federated training, on any engine."""
 

@@ -3,7 +3,8 @@
 Nobody is told anything unless someone asked, with `reporting`: the command line prints the lines, Python stays silent.
 The bar is on standard error, only on a terminal or in a notebook, and gone when the work is done. The terminal may be
 another process's: the server's ServerApp has a bar, and `wordflock server` has the terminal. Such a process relays its
-bar, as lines of its standard output that the other one shows.
+bar, as lines of its standard output that the other one shows. Where there is no bar, in a pipe or a file, a line says
+how far the work is whenever nothing else was said for a while.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+SILENCE = 30.0  # seconds
 RELAYED = "\x01"  # what a line for the bar of another process begins with
 Show = Callable[[int, str, str], None]  # how many are done, what they came to, and what is going on
 Reporter = Callable[[str], None]
 
 _open: list[Callable[[str], None]] = []
 _reporters: list[Reporter] = []  # the last one counts
+_last_line = 0.0  # when it was told
 
 
 @contextmanager
@@ -34,7 +38,9 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 def report(line: str) -> None:
     """Tell whoever asked what has happened."""
+    global _last_line
     if _reporters:
+        _last_line = time.monotonic()
         _reporters[-1](line)
 
 
@@ -128,7 +134,7 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
     )
     # What is printed meanwhile goes above the bar, but not there from a pipe or a file.
     above = sys.stdout.isatty()
-    shown = widgets if console.is_jupyter else console.is_terminal
+    shown, began = widgets if console.is_jupyter else console.is_terminal, time.monotonic()
     with Progress(
         *columns, console=console, expand=True, transient=True, redirect_stdout=above, disable=not shown
     ) as bar:
@@ -138,5 +144,7 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Show]:
             bar.update(task, completed=done, note=" · ".join(filter(None, (now, last))))
             speed = bar.tasks[0].speed or 0.0
             bar.update(task, speed=f"{speed:.0f} {unit}/s" if speed >= 1 else "")
+            if not shown and 0 < done < total and time.monotonic() - max(began, _last_line) >= SILENCE:
+                report(f"{what}: {done:,} of {total:,} {unit}")
 
         yield show

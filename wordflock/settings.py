@@ -190,9 +190,9 @@ class Settings(DataSettings):
     )
     head: str = option(
         "auto",
-        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is combined; "
-        "attentive where its last layer is not solved (--dp-epsilon, --last-layer averaged); with --strategy "
-        "closed-form linear, and with --dp-epsilon or --random-features as well normalized.",
+        "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is combined, or "
+        "attentive where the last layer is not solved (--dp-epsilon, --last-layer averaged); linear with --strategy "
+        "closed-form; normalized with --strategy closed-form and --dp-epsilon, or with --random-features.",
         TRAINING,
         choices=("auto", *KINDS),
     )

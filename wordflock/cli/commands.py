@@ -56,7 +56,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
 }
 FAMILIES = {
-    "data": "Make and describe data sets.",
+    "data": "Download, synthesize, record, cut, describe and check data sets.",
     "encoder": "Write an encoder to a file.",
     "runs": "List runs; show or delete one.",
 }

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from wordflock.cli.options import command
 from wordflock.errors import counted
-from wordflock.federation_settings import PartitionSettings
+from wordflock.federation_settings import DescribeSettings
 from wordflock.options import split_commas
 from wordflock.settings import Settings
 
@@ -100,7 +100,7 @@ def check(
 
 @command
 def describe(
-    settings: PartitionSettings,
+    settings: DescribeSettings,
     *,
     plot: Annotated[str, Parameter(help="Write the bar plot of clips per client to this PNG.")] = "",
 ) -> None:

@@ -97,6 +97,8 @@ def _from_file(kind: type[Options], path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         problem = error.strerror if isinstance(error, OSError) else error
         raise WordflockError(f"--config {path} cannot be read ({problem}); give a TOML file of options.") from error
+    if "space" in config:
+        raise WordflockError(f"--config {path} is the file of a sweep; run it with `wordflock sweep {path}`.")
     known = {dashed(f.name) for other in (TrainSettings, ServerSettings, ClientSettings) for f in fields(other)}
     for key in config:
         if key not in known | {MODE}:
@@ -131,7 +133,10 @@ def _parameter(name: str, hint: Any, default: Any, about: Mapping[str, Any]) -> 
         choices=about["choices"] or None,
         converter=whole_number if hint in (int, int | None) else None,
         # "(default: …)" in a help text stands for what an empty default means.
-        show_default="(default" not in about["help"] and _worth_showing(default),
+        # Of several values the default is a list, which is shown as it would be given.
+        show_default=(" ".join if about["several"] else True)
+        if "(default" not in about["help"] and _worth_showing(default)
+        else False,
         allow_repeating=True,  # the last one counts, so that scripts can add to a command, unless several do
         consume_multiple=False,
         negative_iterable=(),

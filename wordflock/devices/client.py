@@ -14,7 +14,7 @@ from wordflock.addresses import is_loopback, split_address
 from wordflock.devices.connection import unreachable
 from wordflock.devices.flower import KIND, REFUSED
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, stoppable
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.federation_settings import ClientSettings
 from wordflock.files import read_named
 from wordflock.progress import report
@@ -232,5 +232,5 @@ def _prepare(settings: ClientSettings) -> Path:
     device = load_device(str(path))
     clips, holdout = len(device.train) + len(device.holdout), len(device.holdout)
     apart = f" ({holdout} of them to score heads on)" if holdout else ""
-    report(f"client {device.client}: {clips} clips ready{apart}, encoded in {device.encode_seconds:.1f} s")
+    report(f"client {device.client}: {counted(clips, 'clip')} ready{apart}, encoded in {device.encode_seconds:.1f} s")
     return path

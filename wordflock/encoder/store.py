@@ -30,7 +30,7 @@ from wordflock.data.clips import Clip
 from wordflock.data.loading import read_samples
 from wordflock.encoder.backend import batch_size
 from wordflock.encoder.spec import FeatureSpec
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning, counted
 from wordflock.progress import progress
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class FeatureStore:
                 index.executemany("DELETE FROM clips WHERE row = ? AND crc = ?", damaged.items())
         if damaged:
             warnings.warn(
-                f"{len(damaged)} of {len(found)} clips have damaged features in {self.folder}; they are encoded again.",
+                f"{counted(len(damaged), 'clip', 'have')} damaged features in {self.folder}, and encoded again.",
                 WordflockWarning,
                 stacklevel=2,
             )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordflock.errors import counted
 from wordflock.head.closed_form import Solution
 from wordflock.head.training import SHARPNESS
 from wordflock.randomness import numpy_generator
@@ -255,6 +256,6 @@ def format_privacy(report: dict[str, Any]) -> str:
         return f"privacy: none (epsilon is infinite; contributions of a {report['unit']} are clipped all the same)"
     return (
         f"privacy: ({report['epsilon']:.4g}, {report['delta']:.1g})-differentially private by {report['unit']}, "
-        f"{report['accountant']}, {report['releases']} release{'s' if report['releases'] > 1 else ''}, "
+        f"{report['accountant']}, {counted(report['releases'], 'release')}, "
         f"noise by the {report['noise_by']}"
     )

@@ -9,7 +9,7 @@ from typing import Any
 from wordflock.data.hub import is_fetched
 from wordflock.data.task import UNKNOWN, Task
 from wordflock.encoder.backend import device
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.head.metrics import Score
 from wordflock.hub import parts_of_data_set
@@ -38,8 +38,8 @@ class Evaluation:
         low, high = score.interval
         lines = [
             f"{self.split} split of {self.data}",
-            f"accuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {score.clips} clips, loss {score.loss:.4f}, "
-            f"calibration error {score.calibration_error:.4f}",
+            f"accuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] on {counted(score.clips, 'clip')}, "
+            f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}",
         ]
         lines += [f"  {label:<12} recall " + ("-" if r is None else f"{r:.4f}") for label, r in score.recall.items()]
         if score.threshold:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wordflock.audio.reading import SAMPLE_RATE, fit
 from wordflock.data.loading import read_samples
 from wordflock.data.task import Task, examples
-from wordflock.errors import OptionError, WordflockError
+from wordflock.errors import OptionError, WordflockError, counted
 from wordflock.files import parse_json, write_atomically
 from wordflock.head.checkpoint import Checkpoint
 from wordflock.spotting.decisions import Rule
@@ -97,7 +97,7 @@ def compare_precisions(checkpoint: Checkpoint, name: str, precision: str, settin
     if precision == "int8" and (slower or lost > MOST_LOST):
         raise WordflockError(
             f"--precision int8 is worse here: {small.milliseconds:.1f} ms against {whole.milliseconds:.1f} ms a clip, "
-            f"and {100 * lost:.1f} points of accuracy lost on {small.clips} clips; take float16."
+            f"and {100 * lost:.1f} points of accuracy lost on {counted(small.clips, 'clip')}; take float16."
         )
     return measured
 

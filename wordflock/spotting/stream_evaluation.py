@@ -21,7 +21,7 @@ from wordflock.errors import WordflockError
 from wordflock.files import write_atomically
 from wordflock.head.checkpoint import load_checkpoint, save_checkpoint
 from wordflock.lifetime import peak_memory
-from wordflock.progress import progress
+from wordflock.progress import progress, report
 from wordflock.runs import CONFIG, METRICS, find_checkpoint, read_metrics
 from wordflock.spotting.hub import find_model
 from wordflock.spotting.listener import listener_of
@@ -97,6 +97,7 @@ def evaluate_streams(
     others = negative_recordings(negatives, cache, heard) if negatives or not labels else []
     started, traces = time.process_time(), list[Trace]()
     total = sum(clip.seconds for clip in (*clips, *others)) + 2 * AROUND * len(clips) * (not labels)
+    report(f"listening to {total / 60:.1f} minutes of sound")
     with progress("listening", math.ceil(total), "s of sound") as advance:
         for stream in itertools.chain(streams, recorded(others)):
             traces.append(trace(listener, stream))
