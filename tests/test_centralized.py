@@ -88,7 +88,8 @@ def what_is_left(folder: Path) -> dict[str, Any]:
     """All of a run that is not about time."""
     left: dict[str, Any] = {name: (folder / name).read_bytes() for name in ("last.safetensors", "best.safetensors")}
     left["history"] = (folder / "history.jsonl").read_text()
-    left["metrics"] = {**json.loads((folder / "metrics.json").read_text()), "seconds": None, "peak_memory": None}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    left["metrics"] = {**metrics, "seconds": None, "memory": None, "peak_memory": None}
     left["optimizers"] = {file.name: file.read_bytes() for file in folder.glob("optimizer-*")}
     return left
 
@@ -240,7 +241,7 @@ def test_a_head_from_elsewhere_is_where_a_new_run_begins(settings: TrainSettings
 
 def test_a_run_that_is_finished_asks_for_more_epochs(settings: TrainSettings) -> None:
     folder = centralized.train(settings)
-    with pytest.raises(WordflockError, match="4 epochs behind it already; ask for more"):
+    with pytest.raises(WordflockError, match="is of epoch 4 already; ask for more"):
         centralized.train(on(settings, folder))
 
 

@@ -52,6 +52,12 @@ def test_both_accuracies_have_lines_that_differ_in_more_than_colour() -> None:
     assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 2
 
 
+def test_the_solved_last_layer_is_a_point_at_the_last_round() -> None:
+    (axes,) = draw_accuracy([{"round": n, "validation_accuracy": 0.5} for n in (1, 2)], 0.75).axes
+    assert axes.lines[-1].get_xydata().tolist() == [[2.0, 75.0]]
+    assert "validation, last layer solved" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 @pytest.mark.parametrize("label", [r"$\nonsense{$", "$x$", "a$b", "w" * 300, "<b>&", "да"])
 def test_any_label_can_be_drawn(label: str, tmp_path: Path) -> None:
     plot_clips_per_client([[3, 2]], [label, "no"], tmp_path / "bars.png")

@@ -20,7 +20,7 @@ from wordflock.federation_settings import FederationSettings
 from wordflock.head.metrics import Score
 from wordflock.options import Options, checked_type, join_lines
 from wordflock.progress import print_line, reporting
-from wordflock.runs import find_run, read_history, read_metrics
+from wordflock.runs import find_run, read_history, read_metrics, solved_accuracy
 from wordflock.settings import PRESETS, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Run:
 
         if not self.history:
             raise WordflockError(f"The run {self.folder} has no history to plot; train for an epoch or a round.")
-        return draw_accuracy(self.history)
+        return draw_accuracy(self.history, solved_accuracy(read_metrics(self.folder)))
 
 
 def train(*, progress: bool = False, preset: str = "wordflock", **options: Any) -> Run:

@@ -1,4 +1,4 @@
-"""Named arrays: are two sets alike in names and shapes, and one vector made of several."""
+"""Named arrays: are two sets alike in names and shapes or in all, and one vector made of several."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def shapes_of(arrays: Mapping[str, Shaped]) -> Shapes:
 def same_shapes(one: Mapping[str, Shaped], other: Mapping[str, Shaped]) -> bool:
     """Whether both have the same names with the same shapes."""
     return shapes_of(one) == shapes_of(other)
+
+
+def equal(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether both have the same names with the same arrays."""
+    return one.keys() == other.keys() and all(np.array_equal(array, other[name]) for name, array in one.items())
 
 
 def flatten(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from wordflock.head.training import (
     statistics_of,
     train_epoch,
 )
+from wordflock.lifetime import Stages
 from wordflock.prepare import Prepared, prepare, resolved
 from wordflock.privacy.mechanism import PrivateStatistics, format_privacy
 from wordflock.progress import progress, report
@@ -51,20 +51,20 @@ def train(settings: TrainSettings) -> Path:
 
 
 def _train(settings: TrainSettings) -> Path:
-    started = time.perf_counter()
+    stages = Stages()
     settings.check_privacy()
     if settings.checkpoint:
         settings = replace(settings, checkpoint=str(find_checkpoint(settings.checkpoint, LAST)))
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None
     prepared = prepare(settings)
     settings = resolved(settings, prepared)
-    seconds = {"encode": time.perf_counter() - started}
+    stages.end("encode")
     head = new_head(settings, prepared)
     if settings.closed_form:
         if settings.checkpoint:
             raise WordflockError("--strategy closed-form starts from no --checkpoint; see `wordflock learn`.")
         with open_run(settings) as run:
-            _train_closed_form(run, settings, prepared, head, seconds)
+            _train_closed_form(run, settings, prepared, head, stages)
         return run.folder
     recipe = Recipe.of(settings, settings.epochs)
     optimizer = make_optimizer(head.to(device(settings)), recipe)  # whose state goes where the head is
@@ -77,9 +77,9 @@ def _train(settings: TrainSettings) -> Path:
             settings = replace(settings, runs=str(folder.parent), name=folder.name)
         going_on = done > 0 and path.parent.resolve() == (Path(settings.runs) / settings.name).resolve()
         if done >= settings.epochs and (not going_on or (path.parent / METRICS).exists()):
-            raise WordflockError(f"{path} has {done} epochs behind it already; ask for more --epochs.")
+            raise WordflockError(f"{path} is of epoch {done} already; ask for more --epochs.")
     with open_run(settings, going_on=going_on) as run:
-        _train_epochs(run, settings, prepared, head, optimizer, recipe, done, seconds)
+        _train_epochs(run, settings, prepared, head, optimizer, recipe, done, stages)
     return run.folder
 
 
@@ -91,7 +91,7 @@ def _train_epochs(
     optimizer: AdamW,
     recipe: Recipe,
     done: int,
-    seconds: dict[str, float],
+    stages: Stages,
 ) -> None:
     """The epochs after the first `done`, and what is made of the best head."""
     trained: Any = torch.compile(head) if settings.compile else head
@@ -103,7 +103,6 @@ def _train_epochs(
 
     (run.folder / METRICS).unlink(missing_ok=True)  # what it tells of is over
     _forget_optimizers(run.folder, done)  # a kill may have left one more
-    started = time.perf_counter()
     for epoch in range(done, settings.epochs):
         generator = numpy_generator(settings.seed, "epoch", epoch)
         with progress(f"epoch {epoch + 1}", len(prepared.features["train"]), "clips") as advance:
@@ -129,11 +128,12 @@ def _train_epochs(
         best = run.record("epoch", checkpoint, train_loss=loss, validation_loss=score.loss)
         _forget_optimizers(run.folder, epoch + 1)
         report(f"epoch {epoch + 1}: train loss = {loss:.4f}, validation {score.summary}{' (best)' if best else ''}")
-    metrics: dict[str, Any] = {"seconds": seconds}
+    stages.end("train")
+    metrics: dict[str, Any] = {}
     if len(head.parts) > 1:
         metrics["last_layer"] = _solve_last_layer(run, settings, prepared, head.cpu())
-    seconds["train"] = time.perf_counter() - started
-    finish(run, "epoch", settings, prepared, metrics)
+        stages.end("last layer")
+    finish(run, "epoch", settings, prepared, {**stages.as_metrics(), **metrics})
 
 
 def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head) -> dict[str, Any]:
@@ -150,17 +150,15 @@ def _solve_last_layer(run: RunWriter, settings: TrainSettings, prepared: Prepare
     solved = checkpoint_of(head, settings, prepared, epoch=settings.epochs, score=score)
     kept = run.keep_solved(solved, score)
     report(f"last layer solved: validation {score.summary}{' (best)' if kept else ''}")
-    return {"kept": kept, "validation_accuracy": score.accuracy, "ridges": solution.ridges}
+    accuracy = score.accuracy if score.clips else None
+    return {"kept": kept, "validation_accuracy": accuracy, "ridges": solution.ridges}
 
 
-def _train_closed_form(
-    run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head, seconds: dict[str, float]
-) -> None:
+def _train_closed_form(run: RunWriter, settings: TrainSettings, prepared: Prepared, head: Head, stages: Stages) -> None:
     """The head whose output layer is solved in closed form, as that strategy of a federation does."""
     report(f"head parameters = {count_parameters(head):,}")
-    started = time.perf_counter()
     features, labels = prepared.features["train"], prepared.task.labels
-    metrics: dict[str, Any] = {"seconds": seconds}
+    metrics: dict[str, Any] = {}
     if settings.dp_epsilon is not None:
         z = pool(head, features)
         mechanism = PrivateStatistics.of(settings, z.shape[1], len(labels))
@@ -172,12 +170,12 @@ def _train_closed_form(
         scale, total = _statistics(head, prepared)
         StatisticsFolder(run.folder / "statistics").write(scale, total)
         load_solution(head, solve(total, scale, ridges(settings.for_streams), head.parts))
-    seconds["train"] = time.perf_counter() - started
+    stages.end("train")
     score = evaluate_head(head, prepared.features["validation"], labels)
     checkpoint = checkpoint_of(head, settings, prepared, epoch=1, score=score)
     run.record("epoch", checkpoint, validation_loss=score.loss)
     report(f"solved: validation {score.summary}")
-    finish(run, "epoch", settings, prepared, metrics)
+    finish(run, "epoch", settings, prepared, {**stages.as_metrics(), **metrics})
 
 
 def _statistics(head: Head, prepared: Prepared) -> tuple[Scale, Statistics]:

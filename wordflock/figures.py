@@ -37,13 +37,14 @@ class NotebookFigure(Figure):
         return content.getvalue()
 
 
-def plot_accuracy(history: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_accuracy(history: Sequence[dict[str, Any]], solved: float | None, path: Path) -> None:
     """Write `draw_accuracy` as PNG."""
-    _save(draw_accuracy(history), path)
+    _save(draw_accuracy(history, solved), path)
 
 
-def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
-    """Validation accuracy over epochs or rounds, and that of clients where there is one."""
+def draw_accuracy(history: Sequence[dict[str, Any]], solved: float | None = None) -> Figure:
+    """Validation accuracy over epochs or rounds, and that of clients where there is one; `solved` is that of the last
+    head with its last layer solved."""
     figure, axes = _figure()
     counter = "round" if "round" in history[0] else "epoch"
     for key, name, line_style in LINES:
@@ -51,6 +52,9 @@ def draw_accuracy(history: Sequence[dict[str, Any]]) -> Figure:
         if points:
             size = 4 if len(points) <= MAX_MARKERS else 0
             axes.plot(*zip(*points, strict=True), markersize=size, label=name, **line_style)
+    if solved is not None:
+        diamond = {"marker": "D", "markersize": 7, "markerfacecolor": "none", "linestyle": "", "color": COLOURS[0]}
+        axes.plot(history[-1][counter], 100 * solved, label="validation, last layer solved", **diamond)
     axes.set_xlabel(counter)
     axes.set_ylabel("accuracy (%)")
     axes.xaxis.set_major_locator(_whole_numbers())

@@ -19,7 +19,7 @@ import numpy as np
 from torch import nn
 
 from wordflock.encoder.backend import device
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.files import locked, write_atomically
 from wordflock.head.calibration import calibrate
 from wordflock.head.checkpoint import Checkpoint, get_weights, load_checkpoint, save_checkpoint
@@ -34,7 +34,7 @@ from wordflock.prepare import Prepared
 from wordflock.progress import report
 from wordflock.report.facts import RunFacts, confident_mistakes
 from wordflock.report.model_card import write_card
-from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_config, read_history
+from wordflock.runs import BEST, CONFIG, HISTORY, LAST, METRICS, read_config, read_history, solved_accuracy
 from wordflock.settings import HeadSettings
 from wordflock.trackers import open_trackers
 
@@ -129,7 +129,7 @@ class RunWriter:
         if len(self.history) > 1:  # a curve of one point says nothing, and takes a second
             from wordflock.figures import plot_accuracy
 
-            plot_accuracy(self.history, self.folder / "accuracy.png")
+            plot_accuracy(self.history, solved_accuracy(metrics), self.folder / "accuracy.png")
         facts = RunFacts(self.folder, read_config(self.folder), self.history, metrics, read_predictions(self.folder))
         write_card(facts, self.folder)
         write_atomically(self.folder / METRICS, json.dumps(metrics, indent=2).encode())
@@ -208,7 +208,7 @@ def finish(run: RunWriter, counter: str, settings: HeadSettings, prepared: Prepa
                 write_neighbours(run.folder, _neighbours(predicted, prepared))
             report(
                 f"test of the best ({counter} {best.training[counter]}): loss = {result.loss:.4f}, "
-                f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {result.clips} clips"
+                f"accuracy = {result.accuracy:.4f} [{low:.4f}, {high:.4f}] on {counted(result.clips, 'clip')}"
             )
     write_predictions(run.folder, predictions)
     run.finish({**metrics, "peak_memory": peak_memory()})

@@ -54,7 +54,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return parse_toml(read_named(folder / CONFIG))
     except (OSError, ValueError) as error:
-        raise WordflockError(f"{folder} is not a run ({error}); give a folder such as runs/<name>.") from error
+        problem = f"{CONFIG}: {error.strerror if isinstance(error, OSError) else error}"
+        raise WordflockError(f"{folder} is not a run ({problem}); give a folder such as runs/NAME.") from error
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
@@ -121,6 +122,13 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise WordflockError(f"{path} is damaged ({error}); restore it, or train the run again.") from error
     return metrics
+
+
+def solved_accuracy(metrics: dict[str, Any]) -> float | None:
+    """Validation accuracy of the last head with its last layer solved after the rounds or epochs, by the metrics of a
+    run; None where none was solved, or there were no clips to score it on."""
+    score = metrics.get("last_layer", {}).get("validation_accuracy")
+    return float(score) if isinstance(score, int | float) else None
 
 
 @dataclass(frozen=True)

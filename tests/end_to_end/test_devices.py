@@ -228,6 +228,8 @@ def test_three_rounds_give_the_simulation_s_head_and_the_server_takes_the_next_r
         for way in ("bytes_up", "bytes_down"):
             assert 0.5 * size < client[way] / 3 < size, "a head travels packed"
     expected = last_head(flock, simulation)
+    simulated = json.loads((flock.run("plain-simulated") / "metrics.json").read_text())["clients"]
+    assert [client["holdout"] for client in metrics["clients"]] == [client["holdout"] for client in simulated]
     weights = load_checkpoint(flock.run("plain") / "last.safetensors").weights
     assert {name: array.tobytes() for name, array in weights.items()} == {n: a.tobytes() for n, a in expected.items()}
 

@@ -40,7 +40,11 @@ def timeless(value: Any) -> Any:
     if isinstance(value, list):
         return [timeless(each) for each in value]
     if isinstance(value, dict):
-        return {key: timeless(each) for key, each in value.items() if key not in ("seconds", "costs", "peak_memory")}
+        return {
+            key: timeless(each)
+            for key, each in value.items()
+            if "seconds" not in key and key not in ("costs", "memory", "peak_memory")
+        }
     return value
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wordflock.encoder.store import Features
-from wordflock.federation import last_layer
+from wordflock.federation import closed_form_round
 from wordflock.federation.scoring import Scorer
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
@@ -18,6 +18,8 @@ from wordflock.head.checkpoint import load_checkpoint
 from wordflock.head.closed_form import ScaleStatistics, Statistics, solve
 from wordflock.head.metrics import NO_SCORE
 from wordflock.head.training import output_weights, pool
+
+TIMES = ("seconds", "client_seconds", "peak_memory")  # of a line of history
 
 
 def settings(tmp_path: Path, **options: object) -> FederationSettings:
@@ -56,7 +58,7 @@ def test_the_rounds_are_the_same_with_and_without(tmp_path, play):
     )
     assert (solved / "last.safetensors").read_bytes() == (averaged / "last.safetensors").read_bytes()
     timeless = [
-        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+        [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
         for lines in ((run / "history.jsonl").read_text().splitlines() for run in (solved, averaged))
     ]
     assert timeless[0] == timeless[1]
@@ -100,7 +102,7 @@ def test_a_last_layer_is_kept_unless_it_scores_lower_beyond_chance(tmp_path, pla
 )
 def test_where_it_cannot_be_solved_the_head_of_the_rounds_stays(tmp_path, play, capsys, options, problem, monkeypatch):
     play([24] * 4)
-    monkeypatch.setattr(last_layer, "MAX_POOLED", 1000)
+    monkeypatch.setattr(closed_form_round, "MAX_INPUTS", 1000)
     folder = simulate(settings(tmp_path, **options))
     assert problem in metrics_of(folder)["last_layer"]["problem"]
     assert "stays as the rounds averaged it" in capsys.readouterr().out

@@ -53,6 +53,17 @@ def test_runs_without_common_clips_have_no_difference(tmp_path: Path) -> None:
     assert difference(one, two) is None
 
 
+def test_options_of_rounds_have_no_value_where_the_head_was_solved(tmp_path: Path) -> None:
+    options = {"rounds": 10, "local-epochs": 5}
+    runs = [
+        read_run(write_run(tmp_path / strategy, strategy=strategy, **options)) for strategy in ("closed-form", "fedavg")
+    ]
+    differing = differing_options(runs)
+    assert differing == {"strategy": ["closed-form", "fedavg"], "rounds": [1, 10]}
+    longer = read_run(write_run(tmp_path / "longer", strategy="fedavg", **{**options, "local-epochs": 9}))
+    assert differing_options([*runs, longer])["local-epochs"] == ["–", 5, 9]
+
+
 def test_only_options_that_differ_are_listed(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path / name, head=head, name=name)) for name, head in (("a", "x"), ("b", "y"))]
     assert differing_options(runs) == {"head": ["x", "y"]}

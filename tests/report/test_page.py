@@ -106,6 +106,8 @@ def test_a_comparison_shows_both(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path / name, wrong=wrong)) for name, wrong in (("one", 6), ("two", 6))]
     page = render_comparison(runs)
     Checked(page)
+    for section in page.split("<section")[1:]:
+        assert "<table>" in section
     assert "no difference shown" in page
 
 
@@ -120,7 +122,7 @@ def test_what_is_not_a_finished_run_is_refused(tmp_path: Path, missing: str, say
 def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "metrics.json").write_bytes(b"\xff[")
-    with pytest.raises(WordflockError, match="cannot be read"):
+    with pytest.raises(WordflockError, match="is damaged"):
         write_report(folder)
 
 
@@ -142,26 +144,69 @@ def test_what_streams_showed_is_a_section_with_its_curve(tmp_path: Path) -> None
     (folder / "metrics.json").write_text(json.dumps(metrics))
     page = page_of(folder)
     section = next(part for part in page.split("<section")[1:] if "In streams of sound" in part)
-    assert "1 of 10 words missed; 1 false alarms in 0.50 hours" in section and "<svg" in section and "0.750" in section
+    assert "1 of 10 words missed; 1 false alarm in 0.50 hours" in section and "<svg" in section and "0.750" in section
     assert "see wordflock evaluate-stream" not in page
 
 
-def test_devices_are_shown_by_the_last_score_that_each_sent(tmp_path: Path) -> None:
+def test_devices_are_shown_by_what_they_say_of_the_best_head(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", mode="server", clients=0)
     cost = {"rounds": 1, "clips": 9, "encode_seconds": 1.0, "train_seconds_per_round": None, "bytes_up": 1}
+    cost |= {"bytes_down": 1, "peak_memory": 0}
     clients = [
-        {"client": n, "name": name, **cost, "bytes_down": 1, "peak_memory": 0} for n, name in ((0, "pi"), (1, ""))
+        {"client": 0, "name": "pi", **cost, "score": [4, 4]},
+        {"client": 1, "name": "", **cost, "score": [3, 4], "holdout": {"yes": [1, 2], "no": [2, 2]}},
+        {"client": 2, "name": "late", **cost},
+        {"client": 3, "name": "new", "clips": 5, "score": [0, 1]},  # in no round
     ]
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps({**metrics, "clients": clients}))
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    lines[0]["client_scores"], lines[2]["client_scores"] = [[0, 1, 4], [1, 3, 4]], [[0, 4, 4]]
-    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     groups = by_client(read_run(folder))
-    assert [(group.name, group.correct, group.clips) for group in groups] == [("1", 3, 4), ("pi", 4, 4)]
-    sections = page_of(folder).split("<section")[1:]
-    assert "2 clients on holdout clips, by the last score" in next(part for part in sections if ">By client<" in part)
-    assert "<svg" in next(part for part in sections if ">Clips per client<" in part)
+    assert [(group.name, group.correct, group.clips) for group in groups] == [("new", 0, 1), ("1", 3, 4), ("pi", 4, 4)]
+    page = page_of(folder)
+    sections = {re.sub("<.*", "", part.split("<h2")[1].split(">")[1]): part for part in page.split("<section")[1:]}
+    assert "3 clients on their holdout clips, by the best head" in sections["By client"]
+    assert "1 of 2" in sections["The worst clients"]
+    assert "<svg" in sections["Clips per client"]
+    assert "recall by label of 2 of 3 clients (with secure aggregation they do not report it)" in page
+    assert "late" in sections["Cost by client"] and "new" not in sections["Cost by client"]
+
+
+def test_a_simulation_shows_costs_by_stage_round_and_client(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", clients=2)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["memory"] = {"encode": 300_000_000, "rounds": 400_000_000}
+    metrics["peak_memory"] = 500_000_000
+    metrics["last_layer"] = {"bytes_up": 23_000_000, "bytes_down": 1000}
+    metrics["seconds"]["last layer"] = 7.0
+    cost = {"rounds": 2, "train_seconds_per_round": 0.25, "bytes_up": 2000, "bytes_down": 4000}
+    metrics["clients"][1] |= cost
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    extra = {"seconds": 1.5, "clients": [1], "bytes_up": 1000, "bytes_down": 3000, "peak_memory": 350_000_000}
+    (folder / "history.jsonl").write_text("".join(json.dumps({**line, **extra}) + "\n" for line in lines))
+    tables = {}
+    for part in page_of(folder).split("<section")[1:]:
+        cells = [re.sub("<[^>]*>", " ", row).split() for row in part.split("<tr>")[2:]]
+        tables[part.split("<h2")[1].split(">")[1].partition("<")[0]] = cells
+    assert tables["Cost by stage"][0][:4] == ["encode", "1.0", "300.0", "–"]
+    assert ["rounds", "2.0", "400.0", "1.0", "3.0"] in tables["Cost by stage"]
+    assert ["last", "layer", "7.0", "–", "23,000.0", "1.0"] in tables["Cost by stage"]
+    assert tables["Cost by round"][0] == ["1", "1.5", "1", "1.0", "3.0", "350.0"]
+    assert tables["Cost by client"][0] == ["1", "2", "0.2", "2.0", "4.0"]
+
+
+@pytest.mark.parametrize(("kept", "says"), [(True, "the final head"), (False, "not kept")])
+def test_the_score_of_the_solved_last_layer_is_a_point_and_a_row(tmp_path: Path, kept: bool, says: str) -> None:
+    folder = write_run(tmp_path / "run")
+    assert "last layer solved" not in page_of(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["last_layer"] = {"kept": kept, "validation_accuracy": 0.925}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    section = next(part for part in page_of(folder).split("<section")[1:] if "Accuracy by round" in part)
+    assert section.count("<polygon") == 1 and "92.5%" in section and says in section
+    (left,) = re.findall(r'<polygon class="mark s0 h0" points="([\d.]+),', section)
+    assert left == re.findall(r'<circle class="dot s0 h0" cx="([\d.]+)"', section)[-1]  # above the last round
+    assert "last layer solved" in render_comparison([read_run(folder)])
 
 
 def test_mistakes_stand_beside_what_sounds_like_them_in_training(tmp_path: Path) -> None:

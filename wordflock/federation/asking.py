@@ -14,7 +14,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.federation.costs import Costs
 from wordflock.federation.messages import content, failure_of, task_record
 from wordflock.federation.roster import Client, Roster, answered, listed, replies_to
@@ -107,6 +107,6 @@ class Conversation:
         least = self.settings.min_replies
         if len(clients) < least:
             raise WordflockError(
-                f"{self.name}: {len(clients)} clients sent what can be used, and {least} are needed; "
+                f"{self.name}: {counted(len(clients), 'client')} sent what can be used, and {least} are needed; "
                 "see what was refused above."
             )

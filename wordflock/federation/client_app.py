@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wordflock.arrays import flatten
 from wordflock.encoder.processor import processor_name
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.federation.device import load_device
 from wordflock.federation.messages import (
     add_metrics,
@@ -213,11 +213,21 @@ def unmask(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the head on the holdout clips."""
+    """Score the head on the holdout clips.
+
+    How many clips of each label there are, and are recognised, is left out where either side asks for secure
+    aggregation, which is to hide which words a client has.
+    """
     member, settings = _who(message, context)
     score = evaluate_head(_head(weights_of(message), member, settings), member.holdout, member.labels)
     numbers = content(client=member.client, num_examples=score.clips, accuracy=score.accuracy, loss=score.loss)
-    return Message(numbers, reply_to=message)
+    reply = Message(numbers, reply_to=message)
+    if score.clips and not settings.secure_aggregation:
+        confusion = np.array(score.confusion)
+        add_metrics(
+            reply, clips_by_label=confusion.sum(axis=1).tolist(), correct_by_label=confusion.diagonal().tolist()
+        )
+    return reply
 
 
 def _who(message: Message, context: Context) -> tuple[Member, FederationSettings]:
@@ -229,7 +239,11 @@ def _who(message: Message, context: Context) -> tuple[Member, FederationSettings
         kind = message.metadata.message_type
         if device.secure_aggregation and kind.startswith("train") and kind not in SECURE:
             raise WordflockError("this client takes part in --secure-aggregation only")
-        settings = replace(settings, min_clips=max(settings.min_clips, device.min_clips))
+        settings = replace(
+            settings,
+            min_clips=max(settings.min_clips, device.min_clips),
+            secure_aggregation=settings.secure_aggregation or device.secure_aggregation,
+        )
         labels = labels_of(message)
         train, holdout = device.features(labels)
         member = Member(device.client, train, holdout, labels, device.spec, device.name, device.encode_seconds)
@@ -262,7 +276,7 @@ def _private(message: Message, member: Member, settings: FederationSettings) -> 
 def _untrained(message: Message, member: Member, settings: FederationSettings) -> Head:
     """The head in a request for statistics. A client with too few clips sends none: they would reveal the clips."""
     if len(member.train) < settings.min_clips:
-        raise WordflockError(f"{len(member.train)} clips are fewer than --min-clips {settings.min_clips}")
+        raise WordflockError(f"{counted(len(member.train), 'clip', 'are')} fewer than --min-clips {settings.min_clips}")
     arrays = weights_of(message)
     return _head({name: arrays[name] for name in arrays.keys() - Scale.NAMES - {"centre"}}, member, settings)
 

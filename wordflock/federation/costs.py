@@ -78,6 +78,24 @@ def sum_costs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return summed
 
 
+def sum_seconds(history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """What the rounds of a simulation cost each client, by its number: rounds, seconds a round, and the bytes that a
+    device would send and receive. Clients share one process, so no client has a memory of its own."""
+    summed: dict[int, dict[str, Any]] = {}
+    for line in history:
+        for number, seconds in zip(line["clients"], line.get("client_seconds", ()), strict=False):
+            cost = summed.setdefault(number, {"rounds": 0, "train_seconds": 0.0, "bytes_up": 0, "bytes_down": 0})
+            more = {
+                "rounds": 1,
+                "train_seconds": seconds or 0.0,
+                **{key: line[key] for key in ("bytes_up", "bytes_down")},
+            }
+            cost |= {key: cost[key] + value for key, value in more.items()}
+    for cost in summed.values():
+        cost["train_seconds_per_round"] = cost.pop("train_seconds") / cost["rounds"]
+    return summed
+
+
 def format_costs(summed: Sequence[Mapping[str, Any]]) -> str:
     """The table that is shown at the end, in 80 columns where the processor's name is short."""
     rows = [["client", "rounds", "clips", "encode s", "train s", "up KB", "down KB", "peak MB", "on"]]

@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.federation.closed_form_round import closed_form_round
 from wordflock.federation.roster import Roster
 from wordflock.federation.scoring import Scorer
@@ -21,8 +21,6 @@ from wordflock.head.torch_head import Head
 from wordflock.head.training import load_solution
 from wordflock.progress import report
 from wordflock.run import RunWriter, checkpoint_of
-
-MAX_POOLED = 5120  # coordinates; the statistics grow with their square, here to 105 MB a client
 
 
 def solve_last_layer(
@@ -39,10 +37,7 @@ def solve_last_layer(
     Where the statistics cannot be solved, the heads of the rounds stay, and a line says why. Returns what metrics.json
     says of it.
     """
-    size = head.output.in_features
     try:
-        if size > MAX_POOLED:
-            raise WordflockError(f"It has {size:,} inputs, and the closed form takes {MAX_POOLED:,} at most.")
         roster.refresh()
         solved = closed_form_round(grid, roster, settings, head, bounded=True)
     except WordflockError as error:
@@ -54,12 +49,12 @@ def solve_last_layer(
     kept = run.keep_solved(solution, scored)
     megabytes = max(cost["bytes_up"] for cost in solved.costs) / 1e6
     report(
-        f"last layer solved from {len(solved.costs)} clients' statistics, {megabytes:.1f} MB each: "
+        f"last layer solved from the statistics of {counted(len(solved.costs), 'client')}, {megabytes:.1f} MB each: "
         f"{scored.summary}{' (best)' if kept else ''}"
     )
     return {
         "kept": kept,
-        "validation_accuracy": scored.accuracy,
+        "validation_accuracy": scored.accuracy if scored.clips else None,
         "ridges": solved.solution.ridges,
         "clients": len(solved.costs),
         "bytes_up": max(cost["bytes_up"] for cost in solved.costs),

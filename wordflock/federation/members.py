@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings
 
 if TYPE_CHECKING:
+    from wordflock.federation.scoring import HoldoutScore
     from wordflock.head.checkpoint import Checkpoint
     from wordflock.partition import Member
     from wordflock.prepare import Prepared
 
 
-def describe_members(members: Sequence[Member], best: Checkpoint) -> list[dict[str, Any]]:
-    """The clients of a simulation for metrics.json: training clips by label, and how many of the clips of each label in
-    their holdout (`[correct, clips]`) the best head recognises."""
+def describe_members(
+    members: Sequence[Member], best: Checkpoint, costs: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The clients of a simulation for metrics.json: training clips by label, how many of the clips of each label in
+    their holdout (`[correct, clips]`) the best head recognises, and the costs of those that were in a round."""
     from wordflock.head.training import predict
 
     head, described = best.build(), []
@@ -39,8 +42,22 @@ def describe_members(members: Sequence[Member], best: Checkpoint) -> list[dict[s
                 best.labels[label]: [int(correct[targets == label].sum()), int((targets == label).sum())]
                 for label in np.unique(targets)
             }
-        described.append(entry)
+        described.append({**entry, **costs.get(member.client, {})})
     return described
+
+
+def describe_devices(costs: Sequence[Mapping[str, Any]], scores: Sequence[HoldoutScore]) -> list[dict[str, Any]]:
+    """The clients of a server for metrics.json: what the rounds cost each, and how many of its holdout clips it says
+    that the best head recognises: `score` of all (`[correct, clips]`) and, where it tells, `holdout` by label."""
+    described: dict[int, dict[str, Any]] = {cost["client"]: dict(cost) for cost in costs}
+    for score in scores:
+        client = score.client
+        about = {"client": client.number, "name": client.name, "clips": client.clips}
+        entry = described.setdefault(client.number, about)
+        entry["score"] = [round(score.accuracy * score.clips), score.clips]
+        if score.recall:
+            entry["holdout"] = {label: list(counts) for label, counts in score.recall.items()}
+    return [described[number] for number in sorted(described)]
 
 
 def server_side(settings: ServerSettings) -> Prepared:

@@ -118,7 +118,17 @@ def whole(message: Message, key: str) -> int:
     return int(metric(message, key))
 
 
-def add_metrics(message: Message, **metrics: float) -> None:
+def counts_of(message: Message, key: str, length: int) -> list[int] | None:
+    """`length` counts of clips in a message; None where it has none. Raises MalformedMessage for anything else."""
+    value, most = _record(message, "metrics", MetricRecord).get(key), int(FIELDS["num-examples"].high)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != length or not all(type(n) is int and 0 <= n <= most for n in value):
+        raise MalformedMessage(f"sent {key} {printable(value, 40)}, not {length} counts from 0 to {most}")
+    return [int(count) for count in value]
+
+
+def add_metrics(message: Message, **metrics: float | list[int]) -> None:
     """Put further numbers into a message."""
     record = message.content.get("metrics", MetricRecord())
     assert isinstance(record, MetricRecord)

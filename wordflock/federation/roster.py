@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from wordflock.errors import WordflockError
+from wordflock.errors import WordflockError, counted
 from wordflock.federation.messages import failure_of, metric, task_record, text_of, whole
 from wordflock.federation.presence import Presence
 from wordflock.federation.wire import MalformedMessage
@@ -108,7 +108,7 @@ class Roster:
 
         Raises WordflockError where they do not come within `seconds`.
         """
-        clients = f"{least} client{'s' if least > 1 else ''}"
+        clients = counted(least, "client")
         for _ in waiting(seconds, lambda: f"for {clients}; connected and eligible: {self._listed()}"):
             self.refresh()
             now = time.monotonic()
@@ -198,9 +198,9 @@ class Roster:
             self._turned_away.add(before.node)
         self.clients[client.number] = client
         if self._devices:
-            report(f"client {client} is here, with {client.clips} clips")
-        if client.clips < self.settings.required_clips:
-            report(f"skipped: client {client} has {client.clips} clips; the minimum is {self.settings.required_clips}")
+            report(f"client {client} is here, with {counted(client.clips, 'clip')}")
+        if client.clips < (least := self.settings.required_clips):
+            report(f"skipped: client {client} has {counted(client.clips, 'clip')}; the minimum is {least}")
 
     def _turn_away(self, node: int, who: str, problem: str) -> None:
         """Ask a node for nothing until it connects again, and say why; to it as well, which waits for no answer."""

@@ -130,21 +130,16 @@ def averaged_round(this: Round) -> RoundResult:
         return _private_round(this)
     trained = _secure_round(this) if this.settings.secure_aggregation else _train_round(this)
     conversation, clients, mean = trained.conversation, trained.clients, trained.mean
-    trial, head, score, problem = _aggregated(this, mean.message())
-    if problem:
-        caused = _without_its_cause(this, trained.updates) if trained.updates is not None else None
-        if caused is None:
-            conversation.problems.append(_refused(this, problem))
-            trial, head, score = this.strategy, this.weights, this.guard.score(this.weights)
-        else:
-            suspect, mean, trial, head, score = caused
-            conversation.refuse(
-                suspect, f"sent an update without which the mean is usable; with it, the mean {problem}"
-            )
-            clients = [client for client in clients if client is not suspect]
-    vars(this.strategy).update(vars(trial))
+    made = _aggregated(this, mean.message())
+    if made.problem and trained.updates is not None and (found := _without_its_cause(this, trained.updates)):
+        suspect, mean, without = found
+        conversation.refuse(
+            suspect, f"sent an update without which the mean is usable; with it, the mean {made.problem}"
+        )
+        clients, made = [client for client in clients if client is not suspect], without
+    weights, score = _adopted(this, made, conversation.problems)
     return RoundResult(
-        weights={name: np.asarray(array) for name, array in head.items()},
+        weights=weights,
         loss=mean.loss,
         problems=conversation.problems,
         costs=conversation.costs.of(clients),
@@ -171,14 +166,11 @@ def _private_round(this: Round) -> RoundResult:
     # A strategy must have seen the weights before it aggregates, and has not where the release was kept from before.
     train_messages(this.strategy, this.number, this.weights, [0])
     mean = {name: kept[name] for name in this.weights}  # in the head's own order: files have the alphabet's
-    trial, head, score, problem = _aggregated(this, Message(content(mean, num_examples=1), 0, MessageType.TRAIN))
-    if problem:
-        about["problems"].append(_refused(this, problem))
-        trial, head, score = this.strategy, this.weights, this.guard.score(this.weights)
-    vars(this.strategy).update(vars(trial))
+    made = _aggregated(this, Message(content(mean, num_examples=1), 0, MessageType.TRAIN))
+    weights, score = _adopted(this, made, about["problems"])
     noise, drawn, among = about["release"]
     return RoundResult(
-        weights={name: np.asarray(array) for name, array in head.items()},
+        weights=weights,
         loss=None,  # which would be one more release
         problems=about["problems"],
         costs=about["costs"],
@@ -187,28 +179,43 @@ def _private_round(this: Round) -> RoundResult:
     )
 
 
-def _refused(this: Round, problem: str) -> str:
-    """What is said of a mean that is not taken."""
-    refused = f"the mean of this round is refused, for it {problem}"
-    report(f"round {this.number}: {refused}")
-    return refused
+@dataclass(frozen=True)
+class _Made:
+    """What the strategy makes of a mean, in a copy of it."""
+
+    strategy: FedAvg
+    head: Weights
+    score: Score | None
+    problem: str  # why the head cannot be taken; empty where it can
 
 
-def _aggregated(this: Round, reply: Message) -> tuple[FedAvg, Weights, Score | None, str]:
-    """What the strategy makes of a mean, in a copy of it; the head's score, and why it cannot be taken."""
+def _aggregated(this: Round, reply: Message) -> _Made:
     trial = copy.copy(this.strategy)  # Flower's strategies replace their state, and change nothing in place
     head = aggregate(trial, this.number, [reply])
     score = this.guard.score(head) if all(np.isfinite(array).all() for array in head.values()) else None
-    return trial, head, score, this.guard.problem(head, score)
+    return _Made(trial, head, score, this.guard.problem(head, score))
 
 
-def _without_its_cause(this: Round, updates: BoundedMean) -> tuple[Client, Mean, FedAvg, Weights, Score | None] | None:
+def _without_its_cause(this: Round, updates: BoundedMean) -> tuple[Client, Mean, _Made] | None:
     """The client without whose update the mean does not collapse, and what is made of the others; else None."""
     for suspect, mean in islice(updates.suspects(), MAX_SUSPECTS):
-        trial, head, score, problem = _aggregated(this, mean.message())
-        if not problem:
-            return suspect, mean, trial, head, score
+        made = _aggregated(this, mean.message())
+        if not made.problem:
+            return suspect, mean, made
     return None
+
+
+def _adopted(this: Round, made: _Made, problems: list[str]) -> tuple[dict[str, NDArray[np.float32]], Score | None]:
+    """The round's new head and its score, with the strategy in the state that made it; where the head cannot be taken,
+    the one before, the strategy unchanged, and one problem more."""
+    head, score = made.head, made.score
+    if made.problem:
+        problems.append(f"the mean of this round is refused, for it {made.problem}")
+        report(f"round {this.number}: {problems[-1]}")
+        head, score = this.weights, this.guard.score(this.weights)
+    else:
+        vars(this.strategy).update(vars(made.strategy))
+    return {name: np.asarray(array) for name, array in head.items()}, score
 
 
 def _secure_round(this: Round) -> _Trained:

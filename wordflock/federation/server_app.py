@@ -17,10 +17,10 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from wordflock.errors import WordflockError
-from wordflock.federation.costs import format_costs, sum_costs
+from wordflock.federation.costs import format_costs, sum_costs, sum_seconds
 from wordflock.federation.last_layer import solve_last_layer
 from wordflock.federation.liveness import alive, hold
-from wordflock.federation.members import describe_members, server_side
+from wordflock.federation.members import describe_devices, describe_members, server_side
 from wordflock.federation.messages import Weights, pack_head
 from wordflock.federation.presence import Presence
 from wordflock.federation.private import Released
@@ -34,6 +34,7 @@ from wordflock.head.checkpoint import get_weights, load_checkpoint, set_weights
 from wordflock.head.metrics import NO_SCORE, Score
 from wordflock.head.torch_head import Head, count_parameters
 from wordflock.head.training import evaluate_head
+from wordflock.lifetime import Stages, peak_memory
 from wordflock.partition import Member, federation
 from wordflock.prepare import Prepared, resolved
 from wordflock.privacy.accounting import Releases, rounds_report
@@ -74,16 +75,16 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     settings.check_privacy()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
     grid = cast(Grid, _Packing(grid)) if isinstance(settings, ServerSettings) else grid
-    started = time.perf_counter()
+    stages = Stages()
     members: list[Member] = []  # in a simulation
     if isinstance(settings, ServerSettings):
         prepared = server_side(settings)
     else:
         prepared, members = federation(settings).prepared, federation(settings).members
     settings = resolved(settings, prepared)
-    seconds = {"encode": time.perf_counter() - started}
+    stages.end("encode")
     with open_run(settings, going_on=bool(settings.resume)) as run:
-        _train_rounds(run, grid, settings, prepared, members, seconds)
+        _train_rounds(run, grid, settings, prepared, members, stages)
     return run.folder
 
 
@@ -93,7 +94,7 @@ def _train_rounds(
     settings: FederationSettings,
     prepared: Prepared,
     members: Sequence[Member],
-    seconds: dict[str, float],
+    stages: Stages,
 ) -> None:
     """The rounds that are not done yet, and what is made of the best head."""
     devices = isinstance(settings, ServerSettings)
@@ -109,7 +110,6 @@ def _train_rounds(
     elif len(validation):
         report(f"before training: {evaluate_head(head, validation, prepared.task.labels).summary}")
 
-    started = time.perf_counter()
     roster = Roster(grid, settings, prepared, presence=Presence(run.folder if devices else None))
     scorer = Scorer(grid, roster, settings, head, validation)
     rounds = _Rounds(run, grid, settings, head, strategy, weights, roster, scorer)
@@ -122,12 +122,14 @@ def _train_rounds(
         for number in range(first, last + 1):
             score = rounds.play(number)
             advance(1, f"accuracy {score.accuracy:.4f}{f', {len(roster.connected)} connected' if devices else ''}")
-    metrics: dict[str, Any] = {"seconds": seconds, "rounds": last}
+    stages.end("rounds")
+    metrics: dict[str, Any] = {"rounds": last}
     if settings.solves_last_layer:
         metrics["last_layer"] = solve_last_layer(grid, roster, settings, head, run, scorer)
-    seconds["rounds"] = time.perf_counter() - started
-    metrics |= _sum_up(run, settings, members)
-    finish(run, "round", settings, prepared, metrics)
+        stages.end("last layer")
+    metrics |= _sum_up(run, settings, scorer, members)
+    stages.end("client scores")
+    finish(run, "round", settings, prepared, {**stages.as_metrics(), **metrics})
 
 
 def _numbers(settings: FederationSettings, done: int) -> tuple[int, int]:
@@ -160,8 +162,8 @@ class _Rounds:
         checkpoint = checkpoint_of(self.head, self.settings, self.roster.prepared, round=number, score=score)
         _save_strategy(self.run.folder, self.strategy, number)
         line = _line(outcome, score, client_score, time.perf_counter() - started)
-        if devices := isinstance(self.settings, ServerSettings):
-            line |= {"costs": outcome.costs, "client_scores": self.scorer.by_client}
+        devices = isinstance(self.settings, ServerSettings)
+        line |= {"costs": outcome.costs} if devices else {"client_seconds": [c["seconds"] for c in outcome.costs]}
         best = self.run.record("round", checkpoint, **line)
         _tidy(self.run.folder, number, number + 1)
         eligible = f"of {len(self.roster.eligible())} " if devices else ""
@@ -218,6 +220,7 @@ def _line(outcome: RoundResult, score: Score, client_score: Score | None, second
         "bytes_up": outcome.bytes_up,
         "bytes_down": outcome.bytes_down,
         "seconds": seconds,
+        "peak_memory": peak_memory(),
         **({"release": outcome.release} if outcome.release else {}),
         **({"privacy": outcome.privacy} if outcome.privacy else {}),
         **({"refused": outcome.problems} if outcome.problems else {}),
@@ -230,8 +233,9 @@ def _releases(run: RunWriter) -> Releases:
     return tuple((noise, drawn, among) for noise, drawn, among in releases)
 
 
-def _sum_up(run: RunWriter, settings: FederationSettings, members: Sequence[Member]) -> dict[str, Any]:
-    """What metrics.json says of all rounds and of the clients; prints the costs of real devices."""
+def _sum_up(run: RunWriter, settings: FederationSettings, scorer: Scorer, members: Sequence[Member]) -> dict[str, Any]:
+    """What metrics.json says of all rounds and of the clients, which score the best head on their holdout clips; prints
+    the costs of real devices."""
     lines = run.history
     traffic = [line["bytes_up"] + line["bytes_down"] for line in lines if "bytes_up" in line]
     metrics: dict[str, Any] = {
@@ -243,11 +247,13 @@ def _sum_up(run: RunWriter, settings: FederationSettings, members: Sequence[Memb
     if privacy := rounds_report(settings, releases) if releases else solved:
         report(format_privacy(privacy))
         metrics["privacy"] = privacy
+    best = load_checkpoint(run.folder / BEST)
     if isinstance(settings, ServerSettings):
-        metrics["clients"] = sum_costs(lines)
-        report(format_costs(metrics["clients"]))
+        costs = sum_costs(lines)
+        report(format_costs(costs))
+        metrics["clients"] = describe_devices(costs, scorer.final_scores(best.weights))
     elif settings.dp_epsilon is None:  # else they are more than was promised
-        metrics["clients"] = describe_members(members, load_checkpoint(run.folder / BEST))
+        metrics["clients"] = describe_members(members, best, sum_seconds(lines))
     return metrics
 
 

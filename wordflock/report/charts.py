@@ -9,22 +9,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT, SHOWN = 360, 190, 640  # SHOWN: pixels that a figure may be wide
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 22, 34
 ROW, VALUE = 18, 46  # height of a horizontal bar, and room for its value
 MAX_DOTS = 60  # of a line; more would hide it
+LETTER = 6.6  # width of a letter; most are narrower
+MARK = 4.5  # from the middle of a diamond to its corners
 MAX_NAME = 18  # characters of a label in a figure; tables have all of them
 MIN_CELL = 16  # of a confusion matrix; one that does not fit a phone is scrolled
 SERIES = 8  # classes s0 to s7; more series repeat them with another dash or hatch
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One point beside a series' line, in its colour."""
+
+    series: str
+    name: str
+    point: tuple[float, float]
+
+
 def line_chart(
-    title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, percent: bool = True
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    percent: bool = True,
+    marks: Sequence[Mark] = (),
 ) -> str:
-    """Lines over a common x axis; points are (x, y), y from 0 to 1 where `percent`."""
-    points = [point for line in series.values() for point in line]
+    """Lines over a common x axis, and marks; points are (x, y), y from 0 to 1 where `percent`."""
+    points = [*(point for line in series.values() for point in line), *(mark.point for mark in marks)]
     if not points:
         return ""
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
@@ -39,7 +56,14 @@ def line_chart(
             f'<circle class="dot {_series(number)}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2"/>'
             for x, y in (line if len(line) <= MAX_DOTS else ())
         ]
-    return _svg(title, parts) + _legend(list(series))
+    looks = [(name, f"dash {_series(number)}") for number, name in enumerate(series)]
+    for mark in marks:
+        look, (x, y) = _series(list(series).index(mark.series)), (x_of(mark.point[0]), y_of(mark.point[1]))
+        corners = ((x, y - MARK), (x + MARK, y), (x, y + MARK), (x - MARK, y))
+        path = " ".join(f"{across:.1f},{down:.1f}" for across, down in corners)
+        parts.append(f'<polygon class="mark {look}" points="{path}"><title>{escape(mark.name)}</title></polygon>')
+        looks.append((mark.name, f"diamond {look}"))
+    return _svg(title, parts) + _legend(looks)
 
 
 def bar_chart(title: str, bars: Mapping[str, float], percent: bool = True) -> str:
@@ -47,7 +71,7 @@ def bar_chart(title: str, bars: Mapping[str, float], percent: bool = True) -> st
     if not bars:
         return ""
     names = {name: short(name) for name in bars}
-    left = 8 + 6.3 * max(map(len, names.values()))
+    left = 8 + LETTER * max(map(len, names.values()))
     x_of = _Scale(0.0, 1.0 if percent else max(bars.values()) or 1.0, left, WIDTH - VALUE)
     parts = []
     for place, (name, value) in enumerate(bars.items()):
@@ -81,13 +105,13 @@ def stacked_bars(
                     f'width="{max(0.3, 0.9 * step):.2f}" height="{y_of(bottom) - top:.1f}"/>'
                 )
                 bottom += count
-    return _svg(title, parts) + _legend(list(names), boxes=True)
+    return _svg(title, parts) + _legend([(name, f"box {_series(number)}") for number, name in enumerate(names)])
 
 
 def confusion_matrix(title: str, labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """Rows are true labels, columns predictions; a cell is darker the larger its share of the row."""
     names = [short(label) for label in labels]
-    longest = 6.3 * max(map(len, names))
+    longest = LETTER * max(map(len, names))
     left, top = longest + 8, 0.9 * longest + 8
     size = max(MIN_CELL, min(60.0, (WIDTH - left - 0.5 * longest - 6) / len(labels)))
     parts = []
@@ -104,7 +128,7 @@ def confusion_matrix(title: str, labels: Sequence[str], confusion: Sequence[Sequ
                 f'width="{size - 1:.1f}" height="{size - 1:.1f}"><title>{escape(label)} taken for {escape(labels[j])}: '
                 f"{count} of {total}</title></rect>"
             )
-            if count and 6.3 * len(str(count)) < size:
+            if count and LETTER * len(str(count)) < size:
                 shade = " on-dark" if share > 0.4 else ""
                 middle = f'x="{x + (size - 1) / 2:.1f}" y="{y + size / 2 + 3.5:.1f}"'
                 parts.append(f'<text class="count{shade}" {middle} text-anchor="middle">{count}</text>')
@@ -130,11 +154,11 @@ def _svg(title: str, parts: Sequence[str], width: float = WIDTH, height: float =
     return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}: figure">{figure}</div>'
 
 
-def _legend(names: Sequence[str], boxes: bool = False) -> str:
-    if len(names) < 2:
+def _legend(looks: Sequence[tuple[str, str]]) -> str:
+    """Names, each with its classes: a dash, box or diamond of a series' colour."""
+    if len(looks) < 2:
         return ""
-    kind = "box" if boxes else "dash"
-    items = (f'<li><span class="{kind} {_series(n)}"></span>{escape(name)}</li>' for n, name in enumerate(names))
+    items = (f'<li><span class="{look}"></span>{escape(name)}</li>' for name, look in looks)
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 

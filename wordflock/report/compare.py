@@ -70,9 +70,10 @@ def mcnemar(wins: int, losses: int) -> float:
 
 def differing_options(runs: Sequence[RunFacts]) -> dict[str, list[object]]:
     """The options that all runs have and that are not the same in all, with each run's value."""
-    keys = [key for key in runs[0].config if key not in WHERE and all(key in run.config for run in runs)]
-    values = {key: [run.config[key] for run in runs] for key in keys}
-    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+    options = [run.options for run in runs]
+    keys = [key for key in options[0] if key not in WHERE and all(key in those for those in options)]
+    values = {key: [those[key] for those in options] for key in keys}
+    return {key: row for key, row in values.items() if len({str(value) for value in row if value != facts.UNUSED}) > 1}
 
 
 def run_before(run: RunFacts) -> RunFacts | None:
@@ -100,9 +101,17 @@ def comparison_rows(runs: Sequence[RunFacts]) -> list[list[str]]:
         scores = [run.metrics.get(split) for run in runs]
         rows.append([f"{split} accuracy", *(f"{100 * score['accuracy']:.1f}%" if score else "–" for score in scores)])
     rows.append(["parameters", *(f"{run.test['parameters']:,}" if run.test else "–" for run in runs)])
-    traffic = [run.metrics.get("bytes_per_client_per_round") for run in runs]
-    if any(traffic):
-        rows.append(["bytes a client and round", *(f"{value:,}" if value else "–" for value in traffic)])
+    once = [run.metrics.get("last_layer", {}) for run in runs]
+    traffic = {
+        "bytes a client and round": [run.metrics.get("bytes_per_client_per_round") for run in runs],
+        "and for the last layer": [one["bytes_up"] + one["bytes_down"] if "bytes_up" in one else None for one in once],
+    }
+    for name, values in traffic.items():
+        if any(values):
+            rows.append([name, *(f"{value:,}" if value else "–" for value in values)])
+    memory = [run.metrics.get("peak_memory") for run in runs]
+    if any(memory):
+        rows.append(["peak memory (MB)", *(f"{value / 1e6:,.0f}" if value else "–" for value in memory)])
     for stage in dict.fromkeys(stage for run in runs for stage in run.metrics.get("seconds", {})):
         seconds = [run.metrics.get("seconds", {}).get(stage) for run in runs]
         rows.append([f"{stage} (s)", *(f"{value:.1f}" if value is not None else "–" for value in seconds)])

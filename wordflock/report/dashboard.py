@@ -15,17 +15,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from wordflock.addresses import is_ip_address, is_loopback, split_address
 from wordflock.errors import WordflockError, WordflockWarning
-from wordflock.http_server import MAX_CONNECTIONS, SmallServer
+from wordflock.http_server import MAX_CONNECTIONS, SmallHandler, SmallServer
 from wordflock.report.facts import RunFacts
 from wordflock.report.live import AWAY, LiveRun, Watched
-from wordflock.report.sections import Section, curve, refused, share_of
+from wordflock.report.sections import SOLVED, Section, curve, refused, share_of
 
 INTERVAL = 1.0  # seconds between two looks at the run's folder
 BEAT = 15.0  # seconds without news after which a connection is tried: the reader may be gone
@@ -121,6 +120,8 @@ def _headline(run: LiveRun) -> list[tuple[str, str]]:
     if run.best is not None:
         lines.append(("validation accuracy", share_of(facts.history[-1]["validation_accuracy"])))
         lines.append(("best so far", share_of(run.best)))
+    if facts.solved:
+        lines.append((SOLVED, share_of(facts.solved[1])))
     if run.clients:
         here = len(run.clients) - run.count(AWAY)
         lines.append(("clients online", f"{here} of {len(run.clients)}"))
@@ -186,7 +187,7 @@ class _Server(SmallServer):
         self.server_close()
 
 
-class _Reader(BaseHTTPRequestHandler):
+class _Reader(SmallHandler):
     """One request: for the page, or for what changes in it."""
 
     server: _Server
@@ -203,9 +204,6 @@ class _Reader(BaseHTTPRequestHandler):
                 self._events()
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
-
-    def log_message(self, *_: object) -> None:
-        """Requests are not logged."""
 
     def _is_for_us(self) -> bool:
         """Whether the reader knows us by an address or by our own name.
@@ -224,11 +222,12 @@ class _Reader(BaseHTTPRequestHandler):
     def _page(self) -> None:
         _, parts = self.server.feed.after(0)
         page = _render("live.html.j2", title=self.server.title, parts=parts, nonce=self.server.nonce).encode()
-        self._begin("text/html; charset=utf-8", len(page))
+        policy = f"img-src data:; style-src 'unsafe-inline'; script-src 'nonce-{self.server.nonce}'; "
+        self.begin("text/html; charset=utf-8", len(page), policy=policy)
         self.wfile.write(page)
 
     def _events(self) -> None:
-        self._begin("text/event-stream; charset=utf-8")
+        self.begin("text/event-stream; charset=utf-8")
         version, sent = 0, dict[str, str]()
         while True:
             version, parts = self.server.feed.after(version)
@@ -238,17 +237,3 @@ class _Reader(BaseHTTPRequestHandler):
             if self.server.feed.over:
                 self.wfile.write(b"event: over\ndata:\n\n")
                 return
-
-    def _begin(self, kind: str, length: int | None = None) -> None:
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", kind)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        # Nothing is loaded from anywhere but here, and no other site shows the page in a frame.
-        policy = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
-        policy += f"script-src 'nonce-{self.server.nonce}'; frame-ancestors 'none'; base-uri 'none'"
-        self.send_header("Content-Security-Policy", policy)
-        self.end_headers()

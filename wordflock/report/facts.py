@@ -11,15 +11,30 @@ from typing import Any
 import numpy as np
 
 from wordflock.errors import WordflockError
-from wordflock.files import parse_json, parse_toml, read_named
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.neighbours import Neighbour, read_neighbours
 from wordflock.predictions import ClipPrediction, read_predictions
-from wordflock.runs import BEST, METRICS, read_history
+from wordflock.runs import BEST, read_config, read_history, read_metrics, solved_accuracy
+from wordflock.settings import CLOSED_FORM
 
 WORST = 10  # speakers or clients that are listed one by one
 MISTAKES = 20
 DRAWS = 2000  # of the bootstrap
+UNUSED = "–"  # in the place of an option's value
+# Options of training by gradients.
+OF_TRAINING = (
+    "batch-size",
+    "checkpoint",
+    "clients-per-round",
+    "compile",
+    "init",
+    "label-smoothing",
+    "last-layer",
+    "learning-rate",
+    "local-epochs",
+    "schedule",
+    "weight-decay",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,20 @@ class RunFacts:
         return score if isinstance(score, dict) else None
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options; those of rounds and epochs had no effect on a head that was solved in closed form."""
+        if self.config.get("strategy") != CLOSED_FORM:
+            return self.config
+        unused = {**dict.fromkeys(OF_TRAINING, UNUSED), "epochs": 1, "rounds": 1}
+        return {key: unused.get(key, value) for key, value in self.config.items()}
+
+    @property
+    def solved(self) -> tuple[float, float] | None:
+        """The last round or epoch, and the `solved_accuracy` of its head; None where there is none."""
+        accuracy = solved_accuracy(self.metrics)
+        return (self.history[-1][self.counter], accuracy) if self.history and accuracy is not None else None
+
+    @property
     def labels(self) -> list[str]:
         """The labels that the head knows, in the order of its outputs."""
         for split in ("test", "validation"):
@@ -85,19 +114,10 @@ class RunFacts:
 
 def read_run(folder: Path) -> RunFacts:
     """Read a run's folder. Raises WordflockError where it is missing, damaged or of a run that is not finished."""
-    if not (folder / "config.toml").is_file():
-        raise WordflockError(f"{folder} is not a run; give a folder such as runs/NAME (wordflock runs lists them).")
-    if not (folder / METRICS).is_file():
+    config, metrics = read_config(folder), read_metrics(folder)
+    if not metrics:
         raise WordflockError(f"The run {folder} is not finished, and has nothing to report; resume it first.")
-    try:
-        config = parse_toml(read_named(folder / "config.toml"))
-        metrics = parse_json(read_named(folder / METRICS))
-        if not isinstance(metrics, dict):
-            raise ValueError(f"{METRICS} is not an object")
-        history = read_history(folder)
-    except (OSError, ValueError) as error:
-        raise WordflockError(f"The run {folder} cannot be read ({error}); restore it or train it again.") from error
-    return RunFacts(folder, config, history, metrics, read_predictions(folder), read_neighbours(folder))
+    return RunFacts(folder, config, read_history(folder), metrics, read_predictions(folder), read_neighbours(folder))
 
 
 def by_speaker(predictions: Sequence[ClipPrediction]) -> list[Group]:
@@ -112,18 +132,16 @@ def by_speaker(predictions: Sequence[ClipPrediction]) -> list[Group]:
 
 
 def by_client(run: RunFacts) -> list[Group]:
-    """The clients by their holdout clips, the worst first.
+    """The clients by their holdout clips, scored by the best head, the worst first.
 
-    In a simulation these are scored by the best head. Of a device it is the last score that it sent, without labels.
+    Devices score it themselves; the recall of a client that does not report it by label is empty.
     """
     groups = []
     for client in run.clients:
         recall = {label: (hits, clips) for label, (hits, clips) in client.get("holdout", {}).items()}
-        if clips := sum(clips for _, clips in recall.values()):
-            groups.append(Group(str(client["client"]), sum(hits for hits, _ in recall.values()), clips, recall))
-    names = {client["client"]: client.get("name") for client in run.clients}
-    last = {score[0]: score for line in run.history for score in line.get("client_scores", ())}
-    groups += [Group(str(names.get(n) or n), correct, clips, {}) for n, correct, clips in last.values() if clips]
+        correct, clips = client.get("score") or [sum(counts[place] for counts in recall.values()) for place in (0, 1)]
+        if clips:
+            groups.append(Group(str(client.get("name") or client["client"]), correct, clips, recall))
     return _worst_first(groups)
 
 

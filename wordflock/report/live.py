@@ -53,10 +53,7 @@ class LiveRun:
     @property
     def total(self) -> int:
         """The rounds or epochs that the run is to have; 0 where that is not known yet."""
-        config = self.facts.config
-        if config.get("strategy") == "closed-form":
-            return 1
-        return int(config.get("epochs" if self.facts.mode == "train" else "rounds", 0))
+        return int(self.facts.options.get("epochs" if self.facts.mode == "train" else "rounds", 0))
 
     @property
     def done(self) -> int:

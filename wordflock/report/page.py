@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wordflock.errors import counted
 from wordflock.files import write_atomically
 from wordflock.report import charts, compare, facts
 from wordflock.report.facts import RunFacts
-from wordflock.report.sections import Section, points_of, sections_of, share_of
+from wordflock.report.sections import SOLVED, Section, points_of, sections_of, share_of
 from wordflock.report.summary import guarantees, headline, percent, unmeasured
 
 if TYPE_CHECKING:
@@ -47,9 +48,6 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
     first, *others = runs
     found = [compare.difference(run, first) for run in others]
     verdicts = [compare.in_words(difference) for difference in found if difference]
-    series = {run.name: points_of(run, "validation_accuracy") for run in runs}
-    series = {name: points for name, points in series.items() if len(points) > 1}
-    curves = charts.line_chart("Validation accuracy", series, "epoch or round", "accuracy")
     recall = [run.test["recall"] if run.test else {} for run in runs]
     labels = list(dict.fromkeys(label for values in recall for label in values))
     by_label = [[label, *(share_of(values.get(label)) for values in recall)] for label in labels]
@@ -59,10 +57,24 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
         verdicts or ["The runs have no test clips in common, so their accuracy cannot be compared."],
         [
             Section("Figures and options", columns=["", *names], rows=compare.comparison_rows(runs), open=True),
-            Section("Validation accuracy", figure=curves),
+            _curves(runs),
             Section("Recall by label", columns=["label", *names], rows=by_label, open=True),
         ],
     )
+
+
+def _curves(runs: Sequence[RunFacts]) -> Section:
+    """The curves of all runs in one figure."""
+    title, counter = "Validation accuracy", "epoch or round"
+    series = {run.name: points_of(run, "validation_accuracy") for run in runs}
+    marks = [charts.Mark(run.name, f"{run.name}, {SOLVED}", run.solved) for run in runs if run.solved]
+    figure = charts.line_chart(title, series, counter, "accuracy", marks=marks)
+    accuracies = [dict(points_of(run, "validation_accuracy")) for run in runs]
+    numbers = sorted({number for values in accuracies for number in values})
+    rows = [[f"{number:g}", *(share_of(values.get(number)) for values in accuracies)] for number in numbers]
+    if marks:
+        rows.append([SOLVED, *(share_of(run.solved[1] if run.solved else None) for run in runs)])
+    return Section(title, "", figure if len(numbers) > 1 else "", [counter, *(run.name for run in runs)], rows)
 
 
 def write_comparison(runs: Sequence[RunFacts], path: Path) -> Path:
@@ -79,7 +91,9 @@ def write_sweep(path: Path, rows: Sequence[Sequence[str]], importances: dict[str
         Section("Trials", columns=rows[0], rows=rows[1:], open=True),
         Section("Importance of options", figure=figure, columns=["option", "share of variance"], rows=shares),
     ]
-    write_atomically(path, _page(f"Sweep {path.parent.name}", [f"{len(rows) - 1} trials."], sections).encode())
+    write_atomically(
+        path, _page(f"Sweep {path.parent.name}", [f"{counted(len(rows) - 1, 'trial')}."], sections).encode()
+    )
     return path
 
 

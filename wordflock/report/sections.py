@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from wordflock.errors import counted
 from wordflock.predictions import ClipPrediction
 from wordflock.report import charts, facts
 from wordflock.report.facts import Group, RunFacts
@@ -15,6 +16,7 @@ from wordflock.report.summary import percent
 
 Row = Sequence[object]
 MAX_CLIENT_ROWS = 200  # of a table
+SOLVED = "last layer solved"  # after the rounds or epochs
 # What is set from the right: a number, with or without a unit; of how many; from where to where; or nothing.
 _NUMBER = re.compile(r"|–|[-+]?[\d.,]+( ?(%|s|KB|MB|of [\d.,]+))?|[\d.,]+%? to ([\d.,]+%?|–)")
 
@@ -50,13 +52,15 @@ def sections_of(run: RunFacts, players: dict[str, str]) -> list[Section]:
         sections += [_recall(test), _confusion(test)]
     speakers, clients = facts.by_speaker(run.predictions), facts.by_client(run)
     devices = run.mode == "server"
-    on = "holdout clips, by the last score that each sent" if devices else "holdout clips, by the best head"
-    sections += _groups("speaker", speakers, "test clips") + _groups("client", clients, on)
+    sections += _groups("speaker", speakers, "test clips")
+    sections += _groups("client", clients, "their holdout clips, by the best head")
     sections += [
         _clips_per_device(run) if devices else _clips_per_client(run),
         _labels_per_client(run),
         _mistakes(run, players),
         _streams(run),
+        _stages(run),
+        _rounds(run),
         _costs(run),
         refused(run),
     ]
@@ -69,8 +73,12 @@ def curve(run: RunFacts) -> Section:
     series = {name: points_of(run, key) for key, name in columns.items()}
     series = {name: points for name, points in series.items() if points}
     title = f"Accuracy by {run.counter}"
-    figure = charts.line_chart(title, series, run.counter, "accuracy") if len(run.history) > 1 else ""
     rows = [[line[run.counter], *(share_of(line.get(key)) for key in columns)] for line in run.history]
+    marks = [charts.Mark(name, SOLVED, run.solved) for name in list(series)[:1] if run.solved]
+    if run.solved:
+        kept = " (the final head)" if run.metrics["last_layer"].get("kept") else " (scored lower: not kept)"
+        rows.append([f"{SOLVED}{kept}", share_of(run.solved[1]), "–"])
+    figure = charts.line_chart(title, series, run.counter, "accuracy", marks=marks) if len(run.history) > 1 else ""
     return Section(title, figure=figure, columns=[run.counter, *columns.values()], rows=rows)
 
 
@@ -118,7 +126,7 @@ def _groups(kind: str, groups: Sequence[Group], on: str) -> list[Section]:
     ]
     about = f"Accuracy of {kind}s, from the worst to the best"
     figure = charts.line_chart(about, {"accuracy": share}, f"% of {kind}s", "accuracy") if len(groups) > 1 else ""
-    title, text = f"By {kind}", f"{len(groups)} {kind}{'s' * (len(groups) != 1)} on {on}."
+    title, text = f"By {kind}", f"{counted(len(groups), kind)} on {on}."
     return [
         Section(title, text, figure, [f"{kind}s", "accuracy"], rows, open=True),
         Section(f"The worst {kind}s", columns=[kind, "correct", *labels], rows=worst, open=True),
@@ -137,8 +145,11 @@ def _clips_per_client(run: RunFacts) -> Section:
 
 
 def _clips_per_device(run: RunFacts) -> Section:
-    """Devices do not say which labels their clips have."""
-    clips = {str(client["name"] or client["client"]): client["clips"] for client in run.clients[:MAX_CLIENT_ROWS]}
+    """Devices do not say which labels their training clips have; two may go by one name."""
+    clips = dict[str, int]()
+    for client in run.clients[:MAX_CLIENT_ROWS]:
+        name = str(client["name"] or client["client"])
+        clips[f"{name} ({client['client']})" if name in clips else name] = client["clips"]
     figure = charts.bar_chart("Training clips of each client", clips, percent=False)
     return Section("Clips per client", figure=figure, columns=["client", "clips"], rows=list(clips.items()))
 
@@ -189,8 +200,8 @@ def _streams(run: RunFacts) -> Section:
         "" if target is None else f" Thresholds were chosen for {target:g} false alarms per hour, on other streams."
     )
     text = (
-        f"{misses['count']} of {misses['of']} words missed; {alarms['count']} false alarms in {alarms['of']:.2f} hours "
-        f"without keywords.{chosen}"
+        f"{misses['count']} of {counted(int(misses['of']), 'word')} missed; {counted(alarms['count'], 'false alarm')} "
+        f"in {alarms['of']:.2f} hours without keywords.{chosen}"
     )
     rows: list[Row] = [["all", *_stream_row(misses, alarms), "–"]]
     rows += [
@@ -214,38 +225,70 @@ def _stream_row(misses: dict[str, Any], alarms: dict[str, Any]) -> list[str]:
     return [share_of(misses["value"]), interval, _number(alarms["value"]), between]
 
 
+def _stages(run: RunFacts) -> Section:
+    """Seconds and memory of the run's own process, and the traffic of one client, by stage."""
+    seconds, memory = run.metrics.get("seconds", {}), run.metrics.get("memory", {})
+    traffic = {"last layer": run.metrics.get("last_layer", {})}
+    if sent := [line for line in run.history if "bytes_up" in line]:
+        traffic["rounds"] = {key: sum(line[key] for line in sent) / len(sent) for key in ("bytes_up", "bytes_down")}
+    rows = [
+        [
+            stage,
+            f"{value:.1f}",
+            _number(memory.get(stage), 1e6),
+            *(_number(traffic.get(stage, {}).get(key), 1e3) for key in ("bytes_up", "bytes_down")),
+        ]
+        for stage, value in seconds.items()
+    ]
+    if total := run.metrics.get("peak_memory"):
+        rows.append(["scores", "–", _number(total, 1e6), "–", "–"])
+    columns = ["stage", "seconds", "memory (MB)"]
+    text = "Memory is the most that the run's own process had until the end of the stage."
+    if run.mode == "train":
+        rows = [row[:3] for row in rows]
+    else:
+        columns += ["a client sent (KB)", "and received (KB)"]
+        text += " Of the rounds, bytes are those of one round."
+    return Section("Cost by stage", text, columns=columns, rows=rows, open=True)
+
+
+def _rounds(run: RunFacts) -> Section:
+    rows = [
+        [
+            line["round"],
+            f"{line['seconds']:.1f}",
+            len(line.get("clients", ())),
+            *(_number(line.get(key), 1e3) for key in ("bytes_up", "bytes_down")),
+            _number(line.get("peak_memory"), 1e6),
+        ]
+        for line in run.history
+        if run.mode != "train" and "seconds" in line
+    ]
+    columns = ["round", "seconds", "clients", "a client sent (KB)", "and received (KB)", "memory so far (MB)"]
+    return Section("Cost by round", columns=columns, rows=rows)
+
+
 def _costs(run: RunFacts) -> Section:
-    stages = [[name, f"{value:.1f} s"] for name, value in run.metrics.get("seconds", {}).items()]
-    if memory := run.metrics.get("peak_memory"):
-        stages.append(["memory of the run's process, at most", f"{memory / 1e6:,.0f} MB"])
-    devices = [client for client in run.clients if "bytes_up" in client]
-    if devices:
-        columns = [
-            "client",
-            "rounds",
-            "encoding (s)",
-            "training a round (s)",
-            "sent (KB)",
-            "received (KB)",
-            "memory (MB)",
+    clients = [client for client in run.clients if "bytes_up" in client]
+    columns = ["client", "rounds", "training a round (s)", "sent (KB)", "received (KB)"]
+    rows = [
+        [
+            client.get("name") or client["client"],
+            client["rounds"],
+            _number(client["train_seconds_per_round"]),
+            _number(client["bytes_up"], 1e3),
+            _number(client["bytes_down"], 1e3),
         ]
-        rows = [
-            [
-                client["name"] or client["client"],
-                client["rounds"],
-                _number(client["encode_seconds"]),
-                _number(client["train_seconds_per_round"]),
-                _number(client["bytes_up"] / 1e3),
-                _number(client["bytes_down"] / 1e3),
-                _number((client["peak_memory"] or math.nan) / 1e6),
-            ]
-            for client in devices[:MAX_CLIENT_ROWS]
-        ]
-        return Section("Cost by client", "; ".join(" ".join(stage) for stage in stages), "", columns, rows, open=True)
-    traffic = run.metrics.get("bytes_per_client_per_round")
-    if traffic:
-        stages.append(["traffic of a client in a round", f"{traffic / 1e3:,.0f} KB"])
-    return Section("Cost", columns=["stage", "cost"], rows=stages, open=True)
+        for client in clients[:MAX_CLIENT_ROWS]
+    ]
+    text = "All rounds together."
+    if run.mode == "server":
+        columns += ["encoding (s)", "memory (MB)"]
+        for row, client in zip(rows, clients, strict=False):
+            row += [_number(client["encode_seconds"]), _number(client["peak_memory"] or None, 1e6)]
+    else:
+        text += " The clients of a simulation share one process, so memory is known by stage and round only."
+    return Section("Cost by client", text if rows else "", "", columns, rows)
 
 
 def refused(run: RunFacts) -> Section:
@@ -255,9 +298,9 @@ def refused(run: RunFacts) -> Section:
 
 
 def _options(run: RunFacts) -> Section:
-    rows = [[key, value] for key, value in run.config.items() if value != ""]
+    rows = [[key, value] for key, value in run.options.items() if value not in ("", facts.UNUSED)]
     return Section("Options", columns=["option", "value"], rows=rows)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.1f}"
+def _number(value: float | None, unit: float = 1.0) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value / unit:,.1f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wordflock.errors import counted
 from wordflock.options import split_lines
 from wordflock.report import facts
 from wordflock.report.facts import RunFacts
@@ -58,8 +59,9 @@ def guarantees(run: RunFacts) -> list[str]:
     )
     if run.mode != "train":
         rounds = len(run.history)
-        clients = len(run.clients) or config.get("clients")
-        lines.append(f"{clients} client{'s' * (clients != 1)}, {rounds} round{'s' * (rounds != 1)}.")
+        came = {client for line in run.history for client in line.get("clients", ())}
+        clients = len(run.clients) or (len(came) if run.mode == "server" else int(config.get("clients", len(came))))
+        lines.append(f"{counted(clients, 'client')}, {counted(rounds, 'round')}.")
         secure = config.get("secure-aggregation")
         lines.append(
             "Secure aggregation: the server learned totals only."
@@ -82,8 +84,13 @@ def unmeasured(run: RunFacts) -> list[str]:
         missing.append("accuracy on test clips (the run has none)")
     elif not run.predictions:
         missing.append("figures by speaker and single mistakes (the run kept no predictions)")
-    if run.mode != "train" and not facts.by_client(run):
+    clients = facts.by_client(run)
+    if run.mode != "train" and not clients:
         missing.append("accuracy by client (no client kept clips for evaluation where the report could see them)")
+    if silent := sum(not client.recall for client in clients):
+        missing.append(
+            f"recall by label of {silent} of {len(clients)} clients (with secure aggregation they do not report it)"
+        )
     if "streams" not in run.metrics:
         missing.append("false alarms per hour (see wordflock evaluate-stream)")
     return missing

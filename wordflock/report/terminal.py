@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wordflock.report.live import ASKED, AWAY, REFUSED, REPLIED, LiveRun, Watched
-from wordflock.report.sections import share_of
+from wordflock.report.sections import SOLVED, share_of
 
 INTERVAL = 1.0  # seconds between two looks
 HEIGHT = 8  # lines of the curve
@@ -53,6 +53,8 @@ def picture(run: LiveRun, console: Console) -> RenderableType:
     if run.best is not None:
         last = facts.history[-1]["validation_accuracy"]
         words.append(f"accuracy {share_of(last)}, best {share_of(run.best)}")
+    if facts.solved:
+        words.append(f"{SOLVED} {share_of(facts.solved[1])}")
     if facts.test:
         words.append(f"test {share_of(facts.test['accuracy'])}")
     parts: list[RenderableType] = [Text(" · ".join(words), style="bold")]
