@@ -6,7 +6,8 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from killing import killed_after, killed_at
 from named_clips import named_clips
 
-from wordflock import centralized, figures, files, run
+from wordflock import centralized, figures, files
 from wordflock.data.clips import ClipTable
 from wordflock.data.task import Task
 from wordflock.encoder.spec import FeatureSpec
@@ -100,17 +101,19 @@ class Killed(BaseException):
 
 def kill_at(write: int, after: bool, monkeypatch: pytest.MonkeyPatch, death: type[BaseException] = Killed) -> None:
     """Die before or after a file is written, counted from 0."""
-    writes, real = count(), files.write_atomically
+    writes, real = count(), files._aside
 
-    def write_or_die(path: Path, content: bytes) -> None:
+    @contextmanager
+    def written_or_die(path: Path) -> Iterator[Path]:
         now = next(writes) == write
-        if not now or after:
-            real(path, content)
+        if now and not after:
+            raise death
+        with real(path) as aside:
+            yield aside
         if now:
             raise death
 
-    monkeypatch.setattr(files, "write_atomically", write_or_die)
-    monkeypatch.setattr(run, "write_atomically", write_or_die)
+    monkeypatch.setattr(files, "_aside", written_or_die)
 
 
 @pytest.mark.parametrize("after", [False, True])
