@@ -25,7 +25,7 @@ def describe(settings: DescribeSettings, plot: Path | None) -> str:
     for split in SPLITS:
         clips = table.of_split(split)
         speakers = {clip.speaker for clip in clips if clip.speaker}
-        lines.append(f"  {split:<10} {len(clips):>7} clips  {len(speakers):>5} speakers")
+        lines.append(f"  {split:<10} {counted(len(clips), 'clip'):>13}  {counted(len(speakers), 'speaker'):>14}")
     counts = Counter((clip.word, clip.split) for clip in table.clips)
     lines.append(f"  {'word':<16}" + "".join(f"{split:>12}" for split in SPLITS))
     for word in sorted({clip.word for clip in table.clips}):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # OWNER/NAME
 # A data set: a repository, and if wanted a branch, tag or commit, and one of its folders.
-_DATA_SET = re.compile(rf"(?P<repository>{REPOSITORY})(?:@(?P<revision>\w[\w./-]*))?(?::(?P<folder>\w[^:\\]*))?")
+_DATA_SET = re.compile(rf"(?P<repository>{REPOSITORY})(?:@(?P<revision>\w[\w./-]*))?(?::(?P<folder>\w[\w ./-]*))?")
 _FILE = re.compile(r"\.(tar|gz|tgz|bz2|xz|zst|zip|parquet|wav|flac|ogg|mp3|csv|tsv|json|jsonl|toml|safetensors)$")
 
 
@@ -19,7 +19,12 @@ def parts_of_data_set(name: str) -> tuple[str, str, str] | None:
     files do.
     """
     found = _DATA_SET.fullmatch(name)
-    if not found or _FILE.search(found["repository"].lower()) or Path(name.partition("/")[0]).exists():
+    if (
+        not found
+        or ".." in name.split("/")
+        or _FILE.search(found["repository"].lower())
+        or Path(name.partition("/")[0]).exists()
+    ):
         return None
     return found["repository"], found["revision"] or "", (found["folder"] or "").strip("/")
 

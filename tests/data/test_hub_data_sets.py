@@ -18,7 +18,8 @@ from wordflock.data import hub as module
 from wordflock.errors import WordflockError
 from wordflock.hub import parts_of_data_set
 from wordflock.prepare import load_table
-from wordflock.settings import DataSettings, resolved_paths
+from wordflock.settings import DataSettings, EvaluateSettings, resolved_paths
+from wordflock.spotting import evaluate
 
 REPOSITORY, COMMIT = "ada/words", "c0ffee" + "0" * 34
 
@@ -216,11 +217,31 @@ def test_what_may_be_on_this_machine_is_not_looked_up(hub: Hub, tmp_path: Path) 
     (tmp_path / "ada").mkdir()
     with pytest.raises(WordflockError, match="ada/words does not exist"):
         clips(tmp_path)
-    for path in ("clips/words.tar.gz", "/home/ada", "./ada", "words", "a/b/c", "x/y.zip", "~/words", "../a"):
+    for path in (
+        "clips/words.tar.gz",
+        "/home/ada",
+        "./ada",
+        "words",
+        "a/b/c",
+        "x/y.zip",
+        "~/words",
+        "../a",
+        "eve/words:a/../../b",
+    ):
         assert parts_of_data_set(path) is None
     assert hub.asked == []
     assert parts_of_data_set("eve/words@refs/convert/parquet:de/x") == ("eve/words", "refs/convert/parquet", "de/x")
     assert resolved_paths("eve/words:de\nada/words") == f"eve/words:de\n{tmp_path / 'ada' / 'words'}"
+
+
+def test_the_data_set_of_a_run_is_not_fetched_unless_the_user_names_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"data": REPOSITORY, "cache": str(tmp_path / "cache")}
+    monkeypatch.setattr(evaluate, "read_config", lambda folder: config)
+    with pytest.raises(WordflockError, match=r"only one that you name is fetched; .* --data ada/words\.$"):
+        evaluate._data_of_run(tmp_path / "run" / "best.safetensors", EvaluateSettings())
+    assert hub.asked == []
 
 
 def test_two_processes_do_not_fetch_one_set_at_a_time(

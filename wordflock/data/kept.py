@@ -108,7 +108,8 @@ def _made(scan: Scan, make: Callable[[Scan], ClipTable]) -> tuple[ClipTable, lis
     try:
         with warnings.catch_warnings(record=True) as caught, reporting(lambda line: said.append(("report", line))):
             warnings.simplefilter("always", WordflockWarning)
-            table = make(scan)
+            with _no_collection():
+                table = make(scan)
     finally:  # what was wrong with it is said before an error, too
         said += [("warning", str(one.message)) for one in caught if issubclass(one.category, WordflockWarning)]
         _say(said)
