@@ -57,8 +57,8 @@ def fetch(url: str, size: str, content: str, folder: str) -> None:
     download(DataSet(url, int(size), content, ""), Path(folder))
     wall = time.perf_counter() - started
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
-    rate = int(size) / wall / 1e6
-    print(f"download: {wall:.1f} s, {rate:.0f} MB/s ({time.process_time():.1f} s of the processor), {memory:.0f} MB more")
+    speed = f"{wall:.1f} s, {int(size) / wall / 1e6:.0f} MB/s"
+    print(f"download: {speed} ({time.process_time():.1f} s of the processor), {memory:.0f} MB more")
 
 
 if __name__ == "__main__":
