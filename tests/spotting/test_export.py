@@ -27,7 +27,7 @@ from wordflock.head.numpy_head import Projection
 from wordflock.head.torch_head import build_head
 from wordflock.settings import TrainSettings
 from wordflock.spotting import export as exporting
-from wordflock.spotting.detector import Detector
+from wordflock.spotting.detector import Detection, Detector
 from wordflock.spotting.export import METADATA, Measured, export
 from wordflock.spotting.listener import open_listener
 
@@ -107,6 +107,22 @@ def test_a_detector_hears_the_same_with_it_as_with_the_checkpoint(encoder: str, 
         ours, theirs = (Detector(one, threshold=0.1).feed(sound) for one in (own, model))
         assert ours and [(x.label, x.end) for x in ours] == [(x.label, x.end) for x in theirs]
         assert np.allclose([x.confidence for x in ours], [x.confidence for x in theirs], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_the_default_head_hears_the_same_in_chunks_of_any_size(encoder: str, rate: int, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", checkpoint(encoder, TrainSettings().head))
+    listener = open_listener(tmp_path / "best.safetensors")
+    generator = np.random.default_rng(2)
+    loudness = np.repeat(generator.uniform(0, 0.3, 16), rate // 4)
+    sound = (generator.standard_normal(4 * rate) * loudness).astype(np.float32)
+
+    def heard(size: int) -> list[Detection]:
+        chunks = (sound[first : first + size] for first in range(0, len(sound), size))
+        return list(Detector(listener, threshold=0.1, rate=rate).stream(chunks))
+
+    whole = heard(len(sound))
+    assert whole and all(heard(rate * milliseconds // 1_000) == whole for milliseconds in (1, 10, 80, 1_000))
 
 
 def test_what_a_detector_must_know_is_in_the_file(encoder: str, tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_fewer_misses_are_more_false_alarms() -> None:
     points = det_curve(traces, LISTENER, LISTENER.rule)
     misses, alarms = [m.value for _, m, _ in points], [a.value for _, _, a in points]
     assert misses == sorted(misses) and alarms == sorted(alarms, reverse=True)
+    hours = traces[0].seconds / 3600
+    assert {round(rate * hours) for rate in alarms} >= set(range(10))  # none of the loudest ten comes with another
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(0, 0.0, 3.689), (1, 0.0253, 5.572), (10, 4.795, 18.39)])

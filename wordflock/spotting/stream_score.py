@@ -24,7 +24,7 @@ from wordflock.spotting.windows import Windows
 Array = NDArray[np.float64]
 
 LEAST_PEAK = 0.02  # mean probability; no threshold is lower
-POINTS = 40  # of a DET curve
+POINTS, LOUDEST = 40, 10  # of a DET curve, and of its end where false alarms are few
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,14 @@ def choose_thresholds(traces: Sequence[Trace], listener: Listener, rule: Rule, t
 
 
 def det_curve(traces: Sequence[Trace], listener: Listener, rule: Rule) -> list[tuple[float, Rate, Rate]]:
-    """Misses and false alarms per hour of one threshold after another, the same for all keywords."""
-    peaks = [float(means(t.probabilities, rule).max(initial=0.0)) for t in traces]
+    """Misses and false alarms per hour of one threshold after another, the same for all keywords: evenly spaced ones
+    (logits), and those that keep out one more of the loudest negatives each."""
+    curves = [(t.stream.word, means(t.probabilities, rule).max(axis=1, initial=0.0)) for t in traces]
+    peaks = [float(mean.max(initial=0.0)) for _, mean in curves]
+    loudest = sorted(peak for word, mean in curves if not word for peak in _peaks(mean, rule.refractory))[-LOUDEST:]
     logits = np.linspace(_logit(min(peaks)), _logit(max(peaks)), POINTS)
     curve = []
-    for threshold in 1 / (1 + np.exp(-logits)):
+    for threshold in np.unique([*1 / (1 + np.exp(-logits)), *np.nextafter(loudest, 1.0)]):
         tried = replace(rule, thresholds=(float(max(threshold, LEAST_PEAK)),) * len(listener.keywords))
         scored = score(traces, listener, tried)
         curve.append((float(threshold), scored.misses, scored.false_alarms))
