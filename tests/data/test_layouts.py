@@ -338,3 +338,13 @@ def test_speakers_above_labels_are_named_and_read_where_the_layout_is_said() -> 
         (word, who) for word in ("yes", "no") for who in ("anna", "ben")
     }
     assert len(table.background) == 1
+
+
+def test_a_table_that_says_the_words_settles_what_folders_leave_open(tmp_path: Path) -> None:
+    scan = scan_of("train/1.wav", "train/2.wav", "test/3.wav")
+    (tmp_path / "t.csv").write_text("LINK,WORD,SET\ntrain/1.wav,yes,TRAIN\ntrain/2.wav,no,TRAIN\ntest/3.wav,yes,TEST\n")
+    table = table_of(scan, table=str(tmp_path / "t.csv"))
+    assert {(clip.word, clip.split) for clip in table.clips} == {("yes", "train"), ("no", "train"), ("yes", "test")}
+    (tmp_path / "t.csv").write_text("file,split\ntrain/1.wav,train\n")
+    with pytest.raises(WordflockError, match="which names a split"):
+        table_of(scan, table=str(tmp_path / "t.csv"))

@@ -190,7 +190,7 @@ def warn_of_speakers(files: Files, remedy: str) -> None:
         named = ", ".join(map(printable, sorted(below)[:3])), ", ".join(map(printable, sorted(same)[:3]))
         warnings.warn(
             f"{files.source} has the same folders ({named[1]}) in each of its folders ({named[0]}), which are read as "
-            f"labels; if they are speakers, add {remedy}.",
+            f"labels; if they are speakers, add {remedy}, else --layout folders.",
             WordflockWarning,
             stacklevel=4,
         )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from wordflock.data.bounds import search_all
 from wordflock.data.clips import Clip, Fault
 from wordflock.data.files import Files
-from wordflock.data.manifests import CROPPED, FILE, SPEAKER, SPLIT, WORD, Row, Rows, open_table, rows_of
+from wordflock.data.manifests import CROPPED, FILE, SPEAKER, SPLIT, WORD, Row, Rows, Table, open_table, rows_of
 from wordflock.data.names import clean_label, merged, printable
 from wordflock.data.scan import MIN_SECONDS, Recording
 from wordflock.data.speech_commands import BACKGROUND, SPEAKER_PATTERN, which_split
@@ -88,25 +88,31 @@ def _spoken(row: Row, speaker: str) -> Row:
     return replace(row, speaker=speaker) if speaker else row
 
 
-def with_table(files: Files, rows: Rows, path: str) -> Rows:
-    """The rows with what a table of the user's says: a column for the file, and any of speaker, split and word.
-
-    Raises WordflockError for a table that cannot be used or fits no file.
-    """
+def user_table(path: str) -> Table:
+    """A table of the user's: a column for the file, and any of speaker, split and word. Raises WordflockError for one
+    that cannot be used."""
     table = open_table(path)
     if not table.has(FILE) or not any(map(table.has, (SPEAKER, SPLIT, WORD))):
         there = f"has the columns {', '.join(table.columns)}" if table.columns else "has no columns"
         raise WordflockError(f"The table {path} {there}; it needs file and any of speaker, split and word.")
+    return replace(table, name=path)
+
+
+def with_table(files: Files, rows: Rows, table: Table) -> Rows:
+    """The rows with what a table of the user's says. Raises WordflockError for one that fits no file, and one that says
+    two things of a file."""
     said: dict[str, list[Row]] = {}
     missing: list[str] = []
-    for named, name, row in rows_of(replace(table, name=path), files.places):
+    for named, name, row in rows_of(table, files.places):
         if name:
-            add_row(said.setdefault(name, []), row, name, path)
+            add_row(said.setdefault(name, []), row, name, table.name)
         else:
             missing.append(named)
     if files.names and not said:
         first = printable(files.names[0])
-        raise WordflockError(f"{path} has no row for any file of the data set, whose first file is named {first}.")
+        raise WordflockError(
+            f"{table.name} has no row for any file of the data set, whose first file is named {first}."
+        )
     warn_of_missing(files.source, missing)
     told = {name: tuple(_over(row, rows.get(name, ())) for row in those) for name, those in said.items()}
     return {**rows, **told}

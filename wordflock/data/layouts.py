@@ -70,11 +70,14 @@ def is_text(name: str) -> bool:
 
 
 def check_rows(files: Files, rows: Rows, layout: Layout) -> None:
-    """Raises WordflockError where all labels are names of splits, and where a part of the recordings, more than one and
-    a quarter of all, is laid out otherwise than the layout that was found.
+    """Raises WordflockError where names of splits would be labels, and where a part of the recordings, more than one
+    and a quarter of all, is laid out otherwise than the layout found. Warns where speakers may be read as labels.
 
     A table may leave recordings out, but not those in folders that are called as its labels are.
     """
+    if layout.name == FOLDERS:
+        folder.check_labels(files, f"--layout {FOLDERS}")
+        folder.warn_of_speakers(files, f"--layout {SPEAKER_FOLDERS}")
     labelled = {name for name, those in rows.items() if any(row.word for row in those)}
     words = {row.word for name in labelled for row in rows[name]}
     if words and all(map(split_named, words)):
@@ -88,7 +91,7 @@ def check_rows(files: Files, rows: Rows, layout: Layout) -> None:
         others = [
             name
             for name in files.names
-            if (folder := posixpath.dirname(name)) not in folders and fold(posixpath.basename(folder)) in known
+            if (place := posixpath.dirname(name)) not in folders and fold(posixpath.basename(place)) in known
         ]
     if labelled and len(others) > 1 and 4 * len(others) > len(files.names):
         raise WordflockError(
@@ -101,7 +104,7 @@ def check_rows(files: Files, rows: Rows, layout: Layout) -> None:
 def layout_of(files: Files, name: str = AUTO) -> Layout:
     """The layout with this name, or the one that recognises the files.
 
-    Raises WordflockError where several do, or where folders are not labels.
+    Raises WordflockError where several tables say what is in recordings.
     """
     if name != AUTO:
         return next(layout for layout in LAYOUTS if layout.name == name)
@@ -111,8 +114,4 @@ def layout_of(files: Files, name: str = AUTO) -> Layout:
         titles = " and ".join(layout.title for layout in explicit)
         choices = " or ".join(f"--layout {layout.name}" for layout in explicit)
         raise WordflockError(f"{files.source} can be read as {titles}; say which with {choices}.")
-    layout = (explicit or by_name)[0]
-    if layout.name == FOLDERS:
-        folder.check_labels(files, f"--layout {FOLDERS}")
-        folder.warn_of_speakers(files, f"--layout {SPEAKER_FOLDERS}")
-    return layout
+    return (explicit or by_name)[0]

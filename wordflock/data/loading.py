@@ -16,9 +16,10 @@ from wordflock.data import speech_commands
 from wordflock.data.clips import Clip, ClipTable, Fault
 from wordflock.data.files import Files
 from wordflock.data.kept import kept_table
-from wordflock.data.labelling import label, with_speakers, with_table
+from wordflock.data.labelling import label, user_table, with_speakers, with_table
 from wordflock.data.layouts import AUTO, FOLDERS, SPEECH_COMMANDS, check_rows, is_text, layout_of
 from wordflock.data.listing import Reader, changed, parquets_in
+from wordflock.data.manifests import WORD
 from wordflock.data.names import printable
 from wordflock.data.scan import Scan, scan_files
 from wordflock.data.sources import joined
@@ -71,10 +72,11 @@ def table_of(scan: Scan, speaker_pattern: str = "", table: str = "", layout: str
     if chosen.name == SPEECH_COMMANDS and layout == AUTO and (speaker_pattern or table):
         chosen = layout_of(files, FOLDERS)
     rows = chosen.read(files)
-    if layout == AUTO and not table:
+    told = user_table(table) if table else None
+    if layout == AUTO and not (told and told.has(WORD)):
         check_rows(files, rows, chosen)
     rows = with_speakers(files, rows, speaker_pattern)
-    rows = with_table(files, rows, table) if table else rows
+    rows = with_table(files, rows, told) if told else rows
     clips, background, faults = label(files, scan.recordings, rows, few)
     faults += listing.faults
     if not clips:
