@@ -200,6 +200,26 @@ def test_proxies_of_the_environment_are_used(server: Server, tmp_path: Path, mon
     assert fetch(data_set, tmp_path).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["", "words.tar.gz", "ftp://x/y", "http://", "http:///y", "http://[::1/y", "http://x:y/z", f"http://{'a' * 64}.b/"],
+)
+def test_what_is_not_an_address_of_the_web_is_said(url: str, tmp_path: Path) -> None:
+    data_set = DataSet(url or "http:", 5, "0" * 64, "")
+    with pytest.raises(WordflockError, match=r"is not an address of the web"):
+        download(data_set, tmp_path, url=url)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("proxy", ["http://a b:1", f"http://{'a' * 64}.b:1"])
+def test_a_proxy_that_cannot_be_used_is_said_at_once(
+    server: Server, proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(WordflockError, match=r"see the environment variables http_proxy"):
+        download(DataSet("http://words.invalid/a.tar", 5, "0" * 64, ""), tmp_path, pause=lambda attempt: None)
+
+
 def test_a_name_stands_for_its_file_and_says_how_to_get_it(tmp_path: Path) -> None:
     assert set(NAMES) == set(DATA_SETS)
     with pytest.raises(WordflockError, match=r"get it with `wordflock data download speech-commands` \(2.4 GB\)"):

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
+from wordflock.addresses import host_name, is_ip_address
 from wordflock.errors import WordflockError, WordflockWarning, did_you_mean
 from wordflock.progress import progress
 
@@ -128,8 +130,8 @@ def download(
     or refuses, and a file that is not the one wanted, which is removed.
     """
     url = url or data_set.url
-    if not url.startswith(("http://", "https://")):
-        raise WordflockError(f"--url {url} is not an address of the web; begin it with http:// or https://.")
+    if not _is_of_the_web(url):
+        raise WordflockError(f"--url {url} is not an address of the web; begin it with http:// or https:// and a host.")
     path = Path(folder) / data_set.file
     if path.exists():
         return path
@@ -144,6 +146,15 @@ def download(
     except OSError as error:
         raise WordflockError(f"{path} cannot be written ({error.strerror or error}); name another --folder.") from error
     return path
+
+
+def _is_of_the_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return parts.scheme in ("http", "https") and parts.port != 0 and (is_ip_address(host) or bool(host_name(host)))
+    except ValueError:  # brackets or a port
+        return False
 
 
 @contextmanager
@@ -182,6 +193,10 @@ def _fetch(url: str, file: BinaryIO, size: int, any_size: bool, pause: Callable[
                     advance(round(now / 1e6) - round(shown / 1e6))
                     shown = now
                 return
+            except (http.client.InvalidURL, UnicodeError) as error:  # of a proxy: the address itself is right
+                raise WordflockError(
+                    f"{url} cannot be asked for ({error}); see the environment variables http_proxy and https_proxy."
+                ) from error
             except (_CutOff, http.client.HTTPException, OSError) as error:  # URLError is an OSError
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
