@@ -128,6 +128,12 @@ def test_a_trial_below_the_median_is_ended_and_not_repeated(quick: Path) -> None
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("space = [1]", "has nothing to search"),
+        ("options = [1]\n[space]\nseed = [1]", "has nothing to search"),
+        ("trials = -1\n[space]\nseed = [1]", r"asks for -1 trials; give 1 to 10,000"),
+        (f"[space]\nseed = {list(range(200))}\nepochs = {list(range(1, 201))}", r"has 40,000 combinations"),
+        ('search = "optuna"\n[space]\nepochs = { low = 5, high = 1 }', r"range of 'epochs' cannot be searched"),
+        ('search = "optuna"\n[space]\nepochs = { low = 1, high = 5, odd = 1 }', r"range of 'epochs' cannot be"),
         ("x = [", "cannot be read"),
         ("[space]\n", "nothing to search"),
         ("mood = 1\n[space]\nepochs = [1]\n", "unknown key 'mood'"),

@@ -18,6 +18,7 @@ is finished is not repeated, so a sweep that was interrupted or killed is resume
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +42,7 @@ from wordflock.settings import TrainSettings
 
 MODES: dict[str, type[Options]] = {"train": TrainSettings, "simulate": FederationSettings}
 POLL_INTERVAL = 0.2  # seconds
+MAX_TRIALS = 10_000
 # A trial ends with the sweep, also one that is killed: else it would write where its repetition does.
 PROGRAM = "from wordflock.lifetime import end_with_parent; end_with_parent(); from wordflock.cli import main; main()"
 SWEEP = "sweep.toml"  # the copy of the file in the sweep's folder: another file cannot be swept into it
@@ -72,13 +75,17 @@ class Sweep:
             content.get("options", {}),
             content.get("space", {}),
         )
+        if sweep.search == "optuna" and find_spec("optuna") is None:
+            raise WordflockError("search = 'optuna' needs optuna; pip install 'wordflock[sweep]'.")
         if sweep.mode not in MODES or sweep.search not in ("grid", "optuna") or type(sweep.trials) is not int:
             raise WordflockError(f"The sweep {path} needs mode train or simulate, search grid or optuna, whole trials.")
+        if not 1 <= sweep.trials <= MAX_TRIALS:
+            raise WordflockError(f"The sweep {path} asks for {sweep.trials:,} trials; give 1 to {MAX_TRIALS:,}.")
         sweep._check(path)
         return sweep
 
     def _check(self, path: Path) -> None:
-        if not self.space or not isinstance(self.options, dict):
+        if not (self.space and isinstance(self.space, dict) and isinstance(self.options, dict)):
             raise WordflockError(f"The sweep {path} has nothing to search; name options and their values in [space].")
         known = MODES[self.mode]().as_config()
         for key, values in self.space.items():
@@ -87,12 +94,17 @@ class Sweep:
             a_range = isinstance(values, dict) and {"low", "high"} <= values.keys()
             if not (isinstance(values, list) and values) and not (a_range and self.search == "optuna"):
                 raise WordflockError(f"The sweep {path} needs a list of values for {key!r}, or with optuna a range.")
+        count = math.prod(len(values) for values in self.space.values())
+        if self.search == "grid" and count > MAX_TRIALS:
+            raise WordflockError(f"The sweep {path} has {count:,} combinations; give at most {MAX_TRIALS:,}.")
         first = {key: values[0] if isinstance(values, list) else values["low"] for key, values in self.space.items()}
         ranges = {key: [values["high"]] for key, values in self.space.items() if isinstance(values, dict)}
         for key, values in {**self.space, **ranges}.items():
             for value in values:
                 # Raises for a wrong type or value.
                 MODES[self.mode].from_config({**self.options, **first, key: value})
+        if ranges:
+            _distributions(self)
 
     def grid(self) -> list[dict[str, Any]]:
         """All combinations of the values, in order."""
@@ -160,11 +172,9 @@ def _run_grid(what: Sweep, folder: Path, workers: int) -> list[Trial]:
 
 def _search(what: Sweep, folder: Path, workers: int) -> list[Trial]:
     """Optuna's TPE (Bergstra 2011), one study in a journal on disk; a trial below the median so far is pruned."""
-    try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise WordflockError("search = 'optuna' needs optuna; pip install 'wordflock[sweep]'.") from error
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name="sweep",
@@ -245,6 +255,7 @@ def importances(trials: list[Trial]) -> dict[str, float]:
 
 
 def _distributions(what: Sweep) -> dict[str, Any]:
+    """What Optuna draws from. Raises WordflockError for a range that it does not take."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     made: dict[str, Any] = {}
@@ -253,7 +264,10 @@ def _distributions(what: Sweep) -> dict[str, Any]:
             made[key] = CategoricalDistribution(values)
         else:
             whole = isinstance(values["low"], int) and isinstance(values["high"], int)
-            made[key] = (IntDistribution if whole else FloatDistribution)(**values)
+            try:
+                made[key] = (IntDistribution if whole else FloatDistribution)(**values)
+            except (TypeError, ValueError) as error:
+                raise WordflockError(f"The range of {key!r} cannot be searched ({error}); correct it.") from error
     return made
 
 
