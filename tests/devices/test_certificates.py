@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from wordflock.devices.certificates import make_certificates
-from wordflock.devices.client import _check_key
+from wordflock.devices.certificates import check_private_key, make_certificates, read_public_key
 from wordflock.devices.connection import tls_files
 from wordflock.errors import WordflockError
 
@@ -137,10 +136,16 @@ def test_a_key_of_another_certificate_and_one_with_a_password_are_refused(tmp_pa
 
 def test_what_is_not_a_client_s_key_is_refused(tmp_path: Path) -> None:
     make_certificates(tmp_path, [], ["kitchen"])
-    _check_key(tmp_path / "clients" / "kitchen.key")
+    check_private_key(tmp_path / "clients" / "kitchen.key")
+    assert read_public_key(tmp_path / "keys" / "kitchen.pub")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("hello")
     os.mkfifo(tmp_path / "pipe")
     for wrong in ("empty", "text", "pipe", "nothing", "keys/kitchen.pub", "server.key", "ca.crt", "."):
-        with pytest.raises(WordflockError, match=r"is no client's key \(.+\); make one"):
-            _check_key(tmp_path / wrong)
+        with pytest.raises(WordflockError, match=r"is not a client's key \(.+\); make one"):
+            check_private_key(tmp_path / wrong)
+    (tmp_path / "rsa").write_text("ssh-rsa AAAA")
+    (tmp_path / "dss").write_text("ssh-dss AAAAB3NzaC1kc3M=")
+    for wrong in ("empty", "text", "pipe", "nothing", "rsa", "dss", "clients/kitchen.key", "ca.crt"):
+        with pytest.raises(WordflockError, match=r"is not a public key \(.+\); make one"):
+            read_public_key(tmp_path / wrong)

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -23,12 +24,14 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wordflock.addresses import host_name
 from wordflock.errors import WordflockError
-from wordflock.files import write_atomically
+from wordflock.files import read_named, write_atomically
 
 HERE = ("localhost", "127.0.0.1", "::1")  # the server's own processes come by these
 DAYS = 3650
@@ -68,6 +71,31 @@ def make_certificates(folder: Path, names: Sequence[str], clients: Sequence[str]
         written += [_write_private(path, own, PrivateFormat.OpenSSH)]
         written += [_write(public, own.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))]
     return written
+
+
+def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """A client's public key. Raises WordflockError for what is none."""
+    try:
+        key = load_ssh_public_key(read_named(path))
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("it is of another kind")
+        return key
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(path, "a public key", error) from error
+
+
+def check_private_key(path: Path) -> None:
+    """Raises WordflockError for what is not a client's key: a SuperNode would end, and be started again."""
+    try:
+        if not isinstance(load_ssh_private_key(read_named(path), None), ec.EllipticCurvePrivateKey):
+            raise ValueError("it is of another kind")
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _no_key(path, "a client's key", error) from error
+
+
+def _no_key(path: Path, kind: str, error: Exception) -> WordflockError:
+    reason = getattr(error, "strerror", None) or error
+    return WordflockError(f"{path} is not {kind} ({reason}); make one with 'wordflock certificates'.")
 
 
 def _authority(folder: Path, written: list[Path]) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

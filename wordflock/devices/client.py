@@ -36,7 +36,9 @@ def serve_rounds(settings: ClientSettings) -> None:
     host, port = split_address(settings.server_address, "--server")
     context = _tls(settings, host)
     if settings.key:
-        _check_key(Path(settings.key))
+        from wordflock.devices.certificates import check_private_key
+
+        check_private_key(Path(settings.key))
     unreachable(host, port, context)  # a server that cannot be trusted is better known before the clips are encoded
     member = in_own_process(_prepare, settings)
     log = member.with_suffix(".log")
@@ -207,22 +209,6 @@ def _tls(settings: ClientSettings, host: str) -> ssl.SSLContext | None:
     raise WordflockError(
         f"Cannot verify the server {settings.server_address}; give its CA's certificate with --ca, or --insecure."
     )
-
-
-def _check_key(path: Path) -> None:
-    """Raises WordflockError for what is not a key as Flower takes it: a SuperNode would end, and be started again."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
-    try:
-        if not isinstance(load_ssh_private_key(read_named(path), None), EllipticCurvePrivateKey):
-            raise ValueError("it is of another kind")
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WordflockError(
-            f"{path} is no client's key ({reason}); make one with 'wordflock certificates'."
-        ) from error
 
 
 def _prepare(settings: ClientSettings) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import tomli_w
@@ -24,6 +25,9 @@ from wordflock.devices.guard import SECRET_HEADER
 from wordflock.devices.processes import without_proxies
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 
 class Control:
@@ -62,21 +66,10 @@ class Control:
                     raise WordflockError(f"Flower's SuperLink does not start ({error}).") from error
                 time.sleep(0.2)
 
-    def register(self, public_key: Path) -> None:
+    def register(self, key: EllipticCurvePublicKey) -> None:
         """Let the holder of a key in; a key that is let in already stays so."""
-        from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-        from cryptography.hazmat.primitives.serialization import load_ssh_public_key
         from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-        try:
-            key = load_ssh_public_key(public_key.read_bytes())
-            if not isinstance(key, EllipticCurvePublicKey):
-                raise ValueError("it is of another kind")
-        except (OSError, ValueError, UnsupportedAlgorithm) as error:
-            raise WordflockError(
-                f"{public_key} is not a public key ({error}); make one with 'wordflock certificates'."
-            ) from error
         try:
             self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key)))
         except httpx.HTTPStatusError as error:

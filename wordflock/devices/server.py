@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wordflock.addresses import is_loopback, split_address
 from wordflock.devices.connection import tls_files
@@ -30,6 +30,9 @@ from wordflock.progress import relayed, report
 from wordflock.report.dashboard import dashboard
 from wordflock.runs import CONFIG, METRICS, find_run, resumed
 from wordflock.settings import resolved_paths
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 START = 300.0  # seconds that Flower's processes have to start
 POLL_INTERVAL = 0.2  # seconds between two looks at what the processes do
@@ -107,14 +110,16 @@ class _Link:
         self.control = Control(address, tls[0] if tls else None, self.secret)
         self.lives: Callable[[], bool] = lambda: True  # of one that another process started, the run's end tells
 
-    def register(self, keys: Iterable[Path]) -> None:
+    def register(self, keys: Iterable[EllipticCurvePublicKey]) -> None:
         """Let the holders of these keys in."""
         for key in keys:
             self.control.register(key)
 
 
 @contextmanager
-def _started(link: _Link, settings: ServerSettings, host: str, port: int, keys: Iterable[Path]) -> Iterator[None]:
+def _started(
+    link: _Link, settings: ServerSettings, host: str, port: int, keys: Iterable[EllipticCurvePublicKey]
+) -> Iterator[None]:
     """The SuperLink, and the SuperExec that starts its ServerApps, until the block ends."""
     link.secret.touch(0o600)
     link.secret.write_text(secrets.token_hex(32))
@@ -215,13 +220,15 @@ def _tls_files(settings: ServerSettings, host: str) -> tuple[Path, Path, Path] |
     return None
 
 
-def _public_keys(settings: ServerSettings) -> list[Path]:
+def _public_keys(settings: ServerSettings) -> list[EllipticCurvePublicKey]:
+    from wordflock.devices.certificates import read_public_key
+
     if not settings.authorized_keys:
         return []
     keys = sorted(Path(settings.authorized_keys).glob("*.pub"))
     if not keys:
         raise WordflockError(f"--authorized-keys {settings.authorized_keys} has no public keys (*.pub).")
-    return keys
+    return [read_public_key(key) for key in keys]
 
 
 def _encode(settings: ServerSettings) -> None:
