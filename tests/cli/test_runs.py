@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from report_runs import write_run
@@ -68,3 +73,32 @@ def test_a_report_is_written_where_asked(runs: Path, capsys: pytest.CaptureFixtu
     assert Path(capsys.readouterr().out.strip()).read_text().startswith("<!doctype html>")
     wordflock(["report", "best", "--out", "elsewhere.html"])
     assert Path("elsewhere.html").is_file()
+
+
+ODD = [None, True, -1, 1e308, "x", "\ud800", [], [[]], {}, {"a": 1}, "9" * 5000]
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_files_of_a_run_hold_it_is_shown_or_said(runs: Path, data: st.DataObject) -> None:
+    folder = runs.parent / "runs" / "changed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(runs / "best", folder)
+    path = data.draw(st.sampled_from([folder / "metrics.json", folder / "history.jsonl"]))
+    lines = [
+        json.loads(line) for line in ([path.read_text()] if path.suffix == ".json" else path.read_text().splitlines())
+    ]
+    place: Any = data.draw(st.sampled_from(lines))
+    while True:  # down to a value that is replaced or removed
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        place = place[key]
+    if data.draw(st.booleans()):
+        place[key] = data.draw(st.sampled_from(ODD))
+    else:
+        del place[key]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for command in (["runs"], ["runs", "show", "changed"], ["report", "changed"], ["compare", "best", "changed"]):
+        with suppress(WordflockError):
+            wordflock(command)

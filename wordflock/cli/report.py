@@ -67,15 +67,16 @@ def runs(
 @command
 def show(run: RunName, /) -> None:
     """Show one run: what was trained on what, its scores, what was not measured."""
-    from wordflock.report.facts import read_run
+    from wordflock.report.facts import read_run, undamaged
     from wordflock.report.summary import guarantees, headline, unmeasured
     from wordflock.runs import find_run
 
-    facts = read_run(find_run(run))
-    _print_table([[f"{name}:", value] for name, value in headline(facts)])
-    print("\n".join(guarantees(facts)))
-    if missing := unmeasured(facts):
-        print(f"Not measured: {'; '.join(missing)}.")
+    with undamaged(run):
+        facts = read_run(find_run(run))
+        _print_table([[f"{name}:", value] for name, value in headline(facts)])
+        print("\n".join(guarantees(facts)))
+        if missing := unmeasured(facts):
+            print(f"Not measured: {'; '.join(missing)}.")
 
 
 @command
@@ -107,10 +108,12 @@ def report(
     out: Annotated[str, Parameter(help="File to write. (default: report.html in the run's folder)")] = "",
 ) -> None:
     """Write a page about a run: accuracy, mistakes, speakers, clients, costs."""
+    from wordflock.report.facts import undamaged
     from wordflock.report.page import write_report
     from wordflock.runs import find_run
 
-    path = write_report(find_run(run), audio=audio, target=Path(out) if out else None)
+    with undamaged(run):
+        path = write_report(find_run(run), audio=audio, target=Path(out) if out else None)
     print(path)
     if open:
         webbrowser.open(path.resolve().as_uri())
@@ -125,21 +128,22 @@ def compare(
 ) -> None:
     """Compare runs: options that differ, accuracy with paired intervals, bytes, seconds."""
     from wordflock.report.compare import comparison_rows, difference, in_words
-    from wordflock.report.facts import read_run
+    from wordflock.report.facts import read_run, undamaged
     from wordflock.report.page import write_comparison
     from wordflock.runs import find_run
 
     if len(runs) < 2:
         raise WordflockError("One run cannot be compared; name two or more.")
-    read = [read_run(find_run(run)) for run in runs]
-    if out:
-        print(write_comparison(read, Path(out)))
-        return
-    rows = [["", *(run.name for run in read)], *comparison_rows(read)]
-    _print_table(rows)
-    for run in read[1:]:
-        found = difference(run, read[0])
-        print(in_words(found) if found else f"{run.name} and {read[0].name} have no test clips in common.")
+    with undamaged(*runs):
+        read = [read_run(find_run(run)) for run in runs]
+        if out:
+            print(write_comparison(read, Path(out)))
+            return
+        rows = [["", *(run.name for run in read)], *comparison_rows(read)]
+        _print_table(rows)
+        for run in read[1:]:
+            found = difference(run, read[0])
+            print(in_words(found) if found else f"{run.name} and {read[0].name} have no test clips in common.")
 
 
 @command

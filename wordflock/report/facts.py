@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ def read_run(folder: Path) -> RunFacts:
     if not metrics:
         raise WordflockError(f"The run {folder} is not finished, and has nothing to report; resume it first.")
     return RunFacts(folder, config, read_history(folder), metrics, read_predictions(folder), read_neighbours(folder))
+
+
+@contextmanager
+def undamaged(*runs: str) -> Iterator[None]:
+    """Raises WordflockError where the block meets something else in the files of runs than what is written there."""
+    try:
+        yield
+    except WordflockError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise WordflockError(
+            f"The files of {' or '.join(runs)} are damaged, or this is a fault of Wordflock ({what}); see --verbose."
+        ) from error
 
 
 def by_speaker(predictions: Sequence[ClipPrediction]) -> list[Group]:
