@@ -2,7 +2,7 @@
 
 python -m benchmarks.conditions words --data speech_commands_mini.tar speech_commands_more.tar --cache FOLDER
     [--seeds 0] [--rows "one round, closed form" centralized]
-python -m benchmarks.conditions noise ... [--augmentations 0 1] [--folds 5]
+python -m benchmarks.conditions noise ... [--augmentations 0 0.3 1] [--folds 5]
 
 The same folds and rows as benchmarks.yardstick, and its accuracy, that of the official mixture.
 
@@ -54,7 +54,7 @@ def main() -> None:
     """Print one of the tables."""
     parser = command_line(__doc__)
     parser.add_argument("condition", choices=("words", "noise"))
-    parser.add_argument("--augmentations", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--augmentations", type=float, nargs="+", default=[0, 0.3, 1])
     parser.add_argument("--folds", type=int, default=FOLDS, help="so many of the five are scored")
     given = parser.parse_args()
     warnings.simplefilter("ignore", WordflockWarning)  # each source lacks what the table says of the other
@@ -140,7 +140,7 @@ def _noise(given: Namespace, folder: Path) -> None:
                 for ratio, predictions in found.items():
                     tallies[ratio].append(Tally.of(predictions, head.labels))
             print(
-                f"| {name} | {augmentations} | " + " | ".join(accuracy(each) for each in tallies.values()) + " |",
+                f"| {name} | {augmentations:g} | " + " | ".join(accuracy(each) for each in tallies.values()) + " |",
                 flush=True,
             )
 

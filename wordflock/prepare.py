@@ -18,7 +18,7 @@ from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
-from wordflock.errors import WordflockError, WordflockWarning
+from wordflock.errors import OptionError, WordflockError, WordflockWarning
 from wordflock.hub import parts_of_data_set
 from wordflock.settings import DATA_SETS, SYNTHETIC, DataSettings, Settings
 
@@ -68,13 +68,13 @@ def prepare(
     if "train" in chosen:
         chosen["train"] = training_examples(chosen["train"], task, settings)
     # One call for all splits, so that there is one progress bar and one look at the store.
-    augmentations = {split: settings.augmentations if split == "train" else 0 for split in chosen}
+    augmentations = {split: settings.augmentations or 0 if split == "train" else 0 for split in chosen}
     surroundings = surroundings_of(settings) if "train" in chosen else NOWHERE
     clips = {
         split: with_augmentations(those.clips, augmentations[split], surroundings) for split, those in chosen.items()
     }
     together = [clip for those in clips.values() for clip in those]
-    labels = [label for split, those in chosen.items() for label in those.labels * (1 + augmentations[split])]
+    labels = [label for split, those in chosen.items() for label in those.labels * (1 + int(augmentations[split]))]
     encoded = encode_clips(together, labels, spec, settings.cache_folder, device(settings))
     features, start = {}, 0
     for split, those in chosen.items():
@@ -127,18 +127,21 @@ def encode_augmented(
     clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, settings: Settings, where: DataSettings
 ) -> Features:
     """The features of clips for training, each with its augmented versions; the cache is that of `where`."""
-    versions = with_augmentations(clips, settings.augmentations, surroundings_of(settings))
-    repeated = [*labels] * (1 + settings.augmentations)
+    count = settings.augmentations or 0
+    versions, repeated = with_augmentations(clips, count, surroundings_of(settings)), [*labels] * (1 + int(count))
     return gathered(encode_clips(versions, repeated, spec, where.cache_folder, device(where)), len(clips))
 
 
 def surroundings_of(settings: Settings) -> Surroundings:
     """The recorded noises and rooms that the settings name for augmentations.
 
-    Raises WordflockError where there are no augmentations, and as `load_surroundings`.
+    Raises WordflockError where there are no augmentations, or some that are neither a number of versions nor a share,
+    and as `load_surroundings`.
     """
+    if (asked := settings.augmentations or 0) > 1 and asked % 1:
+        raise OptionError("augmentations", asked, "is neither a whole number nor below 1")
     if (settings.noise or settings.rooms) and not settings.augmentations:
-        raise WordflockError("--noise and --rooms are for augmented versions; add --augmentations 1 or more.")
+        raise WordflockError("--noise and --rooms are for augmented versions; add --augmentations 1, or leave it out.")
     return load_surroundings(settings.noise, settings.rooms, settings.cache_folder)
 
 

@@ -154,7 +154,10 @@ def test_bad_folders_are_one_sentence_and_bad_files_a_warning(noise: Path, rooms
 
 
 def test_recordings_without_augmented_versions_are_refused(noise: Path, tmp_path: Path) -> None:
-    asked = TrainSettings(noise=str(noise), cache=str(tmp_path / "cache"))
+    asked = TrainSettings(noise=str(noise), cache=str(tmp_path / "cache"), augmentations=0)
     with pytest.raises(WordflockError, match="--augmentations 1"):
         surroundings_of(asked)
-    assert len(surroundings_of(replace(asked, augmentations=1)).noises) == 2
+    with pytest.raises(WordflockError, match="neither a whole number nor below 1"):
+        surroundings_of(replace(asked, augmentations=1.5))
+    for count in (None, 0.3, 1):
+        assert len(surroundings_of(replace(asked, augmentations=count)).noises) == 2

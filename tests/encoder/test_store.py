@@ -319,7 +319,7 @@ def assert_damaged(store: FeatureStore) -> None:
 def assert_heals(cache: Path, clips: int, damaged: set[int]) -> None:
     """The damaged rows are not served, and no others are lost; once they are added again, all is as it was."""
     store = FeatureStore(cache, SPEC)
-    with pytest.warns(WordflockWarning, match=f"^{len(damaged)} of {clips} clips have damaged features"):
+    with pytest.warns(WordflockWarning, match=f"^{len(damaged)} clips? ha(s|ve) damaged features"):
         rows = store.rows(numbers(0, clips))
     assert set(numbers(0, clips)) - rows.keys() == {str(row) for row in damaged}
     array = store.array()
@@ -660,6 +660,21 @@ def test_variants_are_encoded_once_and_drawn_in_training_only(
             (which,) = [version for version in range(3) if x[place].equal(everything[version, clip])]
             seen.add((place, which))
     assert len(seen) == 12  # each of the clips as itself and as each of its variants
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0, 0.999), cut=st.integers(0, 400))
+def test_a_share_of_the_clips_is_replaced_by_a_variant_whoever_has_them(share: float, cut: int) -> None:
+    clips = [
+        Clip("yes", "", "train", 1.0, "", f"{i}.wav", 0, 0, sha256(bytes([i % 256, i // 256])).hexdigest())
+        for i in range(400)
+    ]
+    heard = with_augmentations(clips, share)
+    assert heard == with_augmentations(clips[:cut], share) + with_augmentations(clips[cut:], share)
+    assert all(one in (clip, replace(clip, augmentation=1)) for clip, one in zip(clips, heard, strict=True))
+    assert abs(sum(one.augmentation for one in heard) - 400 * share) < 50
+    more = with_augmentations(clips, min(0.999, share + 0.1))
+    assert all(one.augmentation <= other.augmentation for one, other in zip(heard, more, strict=True))
 
 
 def test_a_variant_is_the_encoder_s_of_the_varied_clip(

@@ -102,9 +102,19 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
     return Features(store.array(), rows, np.array(labels, dtype=np.int64))
 
 
-def with_augmentations(clips: Sequence[Clip], count: int, surroundings: Surroundings = NOWHERE) -> list[Clip]:
-    """The clips, then augmented version 1 of all of them, in the given surroundings, and so on."""
-    numbers = range(1, count + 1)
+def with_augmentations(clips: Sequence[Clip], count: float, surroundings: Surroundings = NOWHERE) -> list[Clip]:
+    """The clips, then augmented version 1 of all of them, in the given surroundings, and so on; with a `count` below 1
+    the clips alone, of which that share are replaced by version 1.
+
+    Which ones follows from the clips, so that it does not depend on who has them.
+    """
+    if count < 1:
+        limit = count * 2**32
+        return [
+            replace(clip, augmentation=1, surroundings=surroundings) if zlib.crc32(clip.key.encode()) < limit else clip
+            for clip in clips
+        ]
+    numbers = range(1, int(count) + 1)
     augmented = [replace(clip, augmentation=n, surroundings=surroundings) for n in numbers for clip in clips]
     return [*clips, *augmented]
 
