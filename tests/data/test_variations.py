@@ -401,10 +401,13 @@ def expect(source: Path, expected: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_variation_is_read_right_or_is_one_sentence(name: str, tmp_path: Path) -> None:
+def test_a_variation_is_read_right_or_is_one_sentence_in_a_folder_and_packed(
+    name: str, tmp_path: Path, pack: Callable[..., Path]
+) -> None:
     recordings, texts, expected = TABLES[name]
     put(tmp_path / "data", recordings, **texts)
     expect(tmp_path / "data", expected, tmp_path)
+    expect(pack(tmp_path / "data", tmp_path / "data.tar"), expected, tmp_path)
 
 
 CLASSES = {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
