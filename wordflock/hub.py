@@ -13,7 +13,7 @@ _FILE = re.compile(r"\.(tar|gz|tgz|bz2|xz|zst|zip|parquet|wav|flac|ogg|mp3|csv|t
 
 
 def parts_of_data_set(name: str) -> tuple[str, str, str] | None:
-    """Repository, revision and folder of a data set OWNER/NAME[@REVISION][:FOLDER] of the Hub.
+    """Repository, revision and folder of a data set `OWNER/NAME[@REVISION][:FOLDER]` of the Hub.
 
     None for what is something else or may be on this machine: a path whose first part is a folder here, or that ends as
     files do.

@@ -72,7 +72,7 @@ class DataSettings(Options):
         "synthetic",
         "Folder or archive with clips, in any usual layout; several count as one data set; 'synthetic' generates words "
         "with espeak-ng, 'speech-commands' and 'fsdd' are what `wordflock data download` fetched, and "
-        "OWNER/NAME[@REVISION][:FOLDER] is a data set of the Hugging Face Hub.",
+        "`OWNER/NAME[@REVISION][:FOLDER]` is a data set of the Hugging Face Hub.",
         DATA,
         several=True,
     )

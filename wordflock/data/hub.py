@@ -31,7 +31,7 @@ _ABSENT = "it has no such folder"
 
 
 def find_on_hub(name: str, cache: Path) -> Path:
-    """The folder of a data set OWNER/NAME[@REVISION][:FOLDER], fetched where it is not on this machine.
+    """The folder of a data set `OWNER/NAME[@REVISION][:FOLDER]`, fetched where it is not on this machine.
 
     Raises WordflockError where the Hub does not give it, it holds no recordings or those of several configurations,
     and where there is too little space.
