@@ -202,6 +202,9 @@ def test_what_the_hub_does_not_give_is_one_sentence(
             clips(tmp_path, name)
         assert "\n" not in str(error.value)
     hub.files = {"yes/a.wav": recordings("a")}
+    with monkeypatch.context() as few, pytest.raises(WordflockError, match="holds more than 0 files; name one of its"):
+        few.setattr(module, "MAX_FILES", 0)
+        clips(tmp_path)
     monkeypatch.setattr("wordflock.data.download._MARGIN", 1 << 60)
     with pytest.raises(WordflockError, match=r"GB free, and the download needs .* name another --cache"):
         clips(tmp_path)

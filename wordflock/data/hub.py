@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from wordflock.data.bounds import MAX_FILES
 from wordflock.data.download import FOLDER, check_space, size_text
 from wordflock.data.layouts import is_text
 from wordflock.data.listing import is_audio, is_parquet, walk
@@ -73,7 +75,10 @@ def _listed(name: str, repository: str, revision: str, below: str) -> tuple[str,
     hub = HfApi()
     commit = str(hub.dataset_info(repository, revision=revision or None).sha)
     tree = hub.list_repo_tree(repository, below or None, recursive=True, revision=commit, repo_type="dataset")
-    return commit, _needed(name, [file for file in tree if hasattr(file, "blob_id")])
+    entries = list(islice(tree, MAX_FILES + 1))
+    if len(entries) > MAX_FILES:
+        raise WordflockError(f"{name} of the Hub holds more than {MAX_FILES:,} files; name one of its folders.")
+    return commit, _needed(name, [entry for entry in entries if hasattr(entry, "blob_id")])  # not folders
 
 
 def _fetch(name: str, repository: str, commit: str, files: Sequence[Any], folder: Path) -> None:
