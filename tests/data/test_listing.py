@@ -119,7 +119,7 @@ def test_hidden_files_and_what_is_no_file_are_skipped(tmp_path: Path, pack: Pack
     assert names(folder) == names(pack(folder, tmp_path / "words.tar")) == ["no/b.wav", "yes/a.wav"]
 
 
-def test_members_that_climb_or_link_out_are_named_and_devices_are_passed_over(tmp_path: Path) -> None:
+def test_members_that_climb_or_link_out_and_devices_are_named(tmp_path: Path) -> None:
     path = tmp_path / "words.tar"
     with tarfile.open(path, "w") as tar:
         for name, kind, target in (
@@ -144,6 +144,7 @@ def test_members_that_climb_or_link_out_are_named_and_devices_are_passed_over(tm
         "../up.wav": out,
         "yes/../../up.wav": out,
         **{f"yes/{name}.wav": linked for name in ("out", "up", "gone", "round")},
+        "yes/device.wav": "is neither a file nor a link",
     }
 
 
