@@ -21,6 +21,15 @@ from wordflock.report.summary import guarantees, headline, percent, unmeasured
 if TYPE_CHECKING:
     import jinja2
 
+TRIALS = (
+    "Accuracy is that on validation clips. A pruned trial was ended because it was below the median of the others at "
+    "the same epoch or round."
+)
+IMPORTANCE = (
+    "The share of the variance of accuracy between an option's values, among the trials that were not ended; shares of "
+    "options that act together overlap."
+)
+
 
 def write_report(folder: Path, *, audio: bool = False, target: Path | None = None) -> Path:
     """Write the report of a finished run as `report.html` in its folder, or to `target`; returns the file.
@@ -88,8 +97,8 @@ def write_sweep(path: Path, rows: Sequence[Sequence[str]], importances: dict[str
     figure = charts.bar_chart("Share of the variance of accuracy", importances)
     shares = [[key, percent(value)] for key, value in importances.items()]
     sections = [
-        Section("Trials", columns=rows[0], rows=rows[1:], open=True),
-        Section("Importance of options", figure=figure, columns=["option", "share of variance"], rows=shares),
+        Section("Trials", TRIALS, columns=rows[0], rows=rows[1:], open=True),
+        Section("Importance of options", IMPORTANCE if shares else "", figure, ["option", "share"], shares),
     ]
     write_atomically(
         path, _page(f"Sweep {path.parent.name}", [f"{counted(len(rows) - 1, 'trial')}."], sections).encode()
