@@ -15,7 +15,7 @@ from whole_commands import LONGEST, SMALL, Wordflock, assert_done
 from wordflock.files import is_locked
 from wordflock.runs import METRICS, read_config, read_history
 
-EPOCHS, TRIALS = 150, 12
+EPOCHS, TRIALS = 300, 12
 SEARCH = f"""
 mode = "train"
 search = "optuna"
@@ -28,7 +28,7 @@ window = {SMALL.split()[-1]}
 head = "mean"
 epochs = {EPOCHS}
 [space]
-learning-rate = {{ low = 1e-9, high = 1e-2, log = true }}
+learning-rate = {{ low = 1e-6, high = 1e-2, log = true }}
 """
 
 
