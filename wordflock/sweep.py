@@ -187,8 +187,9 @@ def _search(what: Sweep, folder: Path, workers: int) -> list[Trial]:
     study.sampler = optuna.samplers.TPESampler(seed=int(what.options.get("seed", 0)) + len(study.trials))
     states = optuna.trial.TrialState
     for old in study.trials:
-        if old.state == states.RUNNING:  # whoever ran it was killed
-            study.tell(old.number, state=states.FAIL)
+        if old.state == states.RUNNING:  # whoever ran it was killed, perhaps after its run was done
+            accuracy = _accuracy(folder / f"trial-{old.number}")
+            study.tell(old.number, accuracy, state=None if accuracy is not None else states.FAIL)
     running: dict[subprocess.Popen[bytes], tuple[Any, Path]] = {}
     reported: dict[Path, int] = {}  # lines of history
     try:
