@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from numpy.typing import NDArray
 
 from wordflock.devices import flower, guard
@@ -254,3 +256,22 @@ def test_an_answer_counts_once_all_of_it_is_there(tmp_path: Path) -> None:
         assert flower.partly_answered(state, {"asked", "other"}) == {"asked"}
         assert state.store_object(7, session_id, get_object_id(content), content)
     assert flower.partly_answered(state, {"asked", "other"}) == set()
+
+
+@pytest.mark.parametrize("run", [None, 7])
+def test_a_reply_that_came_late_does_not_wait_for_the_next_message(run: int | None) -> None:
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+
+    def pulled() -> int | None:
+        return flower.pulled(lambda state, receive: run, state=state, receive=None)
+
+    def stored(number: str, reply_to: str) -> None:
+        metadata = SimpleNamespace(message_id=number, reply_to_message_id=reply_to, run_id=1)
+        state.store_message(cast(Message, SimpleNamespace(metadata=metadata)))
+
+    stored("asked", "")
+    assert pulled() == run
+    stored("reply", "asked")
+    assert pulled() == (run or 0)
+    assert [message.metadata.message_id for message in state.get_messages_legacy(is_reply=True)] == ["reply"]
+    assert pulled() == run

@@ -9,7 +9,8 @@ torch again, for seconds on a small board.
 With `federation/in_process.py` this is the module that touches Flower's internals. They are: uvicorn's start
 (`uvicorn.run`), the middleware (`extensions.get_middleware`), `SqlLinkState.activate_node` and `.get_message_res`, the
 tables of its state, `SubprocessExecutor.launch`, `http_grid.inflate_object_from_contents`, `get_fused_config_from_fab`,
-`runtime_handlers.confirm_message_received`, and the `time` of `start_client_internal`.
+`runtime_handlers.confirm_message_received`, the `_pull_and_store_message` and the `time` of `start_client_internal`,
+and the `msg_store` of a SuperNode's state.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import traceback
 import zipfile
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -302,6 +304,17 @@ class Waiting:
             time.sleep(min(POLL_INTERVAL + (now - self._last) / 4, MAX_POLL_INTERVAL))
 
 
+def pulled(pull: Callable[..., int | None], *, state: Any, **more: Any) -> int | None:
+    """What a SuperNode's look for a message gives: the number of a run, after which it sends replies, or None.
+
+    Flower sends any reply after each message. A server that is killed while a message is on its way leaves one whose
+    reply comes on its own: from then on each reply would wait for the message after it.
+    """
+    run = pull(state=state, **more)
+    waiting = (entry for entry in list(state.msg_store.values()) if not entry.is_retrieved)  # asking would take them
+    return 0 if run is None and any(entry.message.metadata.reply_to_message_id for entry in waiting) else run
+
+
 def _supernode() -> NoReturn:
     from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse
     from flwr.supernode import start_client_internal
@@ -325,6 +338,8 @@ def _supernode() -> NoReturn:
         return read(program, run)
 
     setattr(start_client_internal, "get_fused_config_from_fab", checked)  # noqa: B010
+    pull: Callable[..., int | None] = getattr(start_client_internal, "_pull_and_store_message")  # noqa: B009
+    setattr(start_client_internal, "_pull_and_store_message", partial(pulled, pull))  # noqa: B010
     setattr(start_client_internal, "time", SimpleNamespace(sleep=Waiting().sleep))  # noqa: B010
     flower_supernode()
     os._exit(1)  # it came back because the connection failed, and its web server would keep the process alive
