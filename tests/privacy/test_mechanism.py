@@ -195,3 +195,8 @@ def test_what_is_promised_can_be_written_down():
     for epsilon in (1.0, math.inf):
         report = json.loads(json.dumps(mechanism(epsilon).report("server"), allow_nan=False))
         assert report["unit"] == "clip" and report["releases"] == 2 and report["assumptions"]
+
+
+@pytest.mark.parametrize("epsilon", [1e9, 1e30, 1e308])
+def test_an_epsilon_that_protects_nobody_has_a_noise_too(epsilon):
+    assert 0 < gaussian_noise(epsilon, 1e-5) < 1e-4

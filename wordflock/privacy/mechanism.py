@@ -50,7 +50,9 @@ def gaussian_noise(epsilon: float, delta: float) -> float:
     low = high
     while gaussian_delta(epsilon, low) <= delta:
         low /= 2
-    found = float(brentq(lambda noise: gaussian_delta(epsilon, noise) - delta, low, high, xtol=STEPS * low))
+    # The usual 100 steps are too few for an ε of 10³⁰⁸, whose noise is 150 orders of magnitude below the beginning.
+    asked = {"xtol": STEPS * low, "maxiter": 10_000}
+    found = float(brentq(lambda noise: gaussian_delta(epsilon, noise) - delta, low, high, **asked))
     return found * (1 + 2 * STEPS)  # never on the wrong side of the root
 
 
