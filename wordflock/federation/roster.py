@@ -95,12 +95,15 @@ class Roster:
         queries = [Message(content, node, MessageType.QUERY, ttl=LATE * patience) for node in new]
         self._asked |= {i: (node, now) for i, node in zip(self.grid.push_messages(queries), new, strict=True)}
         if self._asked:
+            heard = set[int]()
             for reply in self.grid.pull_messages(list(self._asked)):
                 # The answer's own sender: Flower does not number messages in the order in which it was given them.
-                if self._asked.pop(reply.metadata.reply_to_message_id, None) is not None:
-                    node = reply.metadata.src_node_id
-                    self._asked = {i: asked for i, asked in self._asked.items() if asked[0] != node}
+                node = reply.metadata.src_node_id
+                if self._asked.pop(reply.metadata.reply_to_message_id, None) is not None and node not in heard:
+                    heard.add(node)
                     self._welcome(node, reply)
+            # Other questions to them need no answer; once for all, for there may be 10,000 of them.
+            self._asked = {i: asked for i, asked in self._asked.items() if asked[0] not in heard}
         self.presence.see(self.clients.values(), self.connected)
 
     def wait_for(self, least: int, seconds: float) -> None:
