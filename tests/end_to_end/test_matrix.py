@@ -57,7 +57,7 @@ def refusal(strategy: str, head: str, data: bool) -> str:
         return "needs the clients' means and deviations, a further release; take --head normalized."
     if strategy == "random-features" and head != "normalized":
         return "--random-features"
-    if strategy in ("init-closed-form", "secure-init-closed-form") and head == "convolution":
+    if "closed-form" in strategy and head == "convolution":
         return "8,192 inputs, and the closed form takes 8,190 at most; choose another --head"
     if strategy == "private" and not data:
         return "Clients cannot choose the best head privately; give the server clips with --data."

@@ -29,7 +29,7 @@ from wordflock.options import dashed
 from wordflock.progress import relayed, report
 from wordflock.report.dashboard import dashboard
 from wordflock.runs import CONFIG, METRICS, find_run, resumed
-from wordflock.settings import resolved_paths
+from wordflock.settings import CLOSED_FORM, resolved_paths
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -44,6 +44,7 @@ def serve(settings: ServerSettings) -> Path:
     Raises WordflockError where the server cannot listen or the run ends before it is done.
     """
     settings = _resolved(settings)
+    settings.check_privacy()
     host, port = split_address(settings.listen, "--listen")
     tls = _tls_files(settings, host)
     keys = _public_keys(settings)
@@ -58,8 +59,8 @@ def serve(settings: ServerSettings) -> Path:
     (folder / "server").mkdir(parents=True, exist_ok=True)
     for private in (folder, folder / "server"):
         private.chmod(0o700)
-    if settings.data:
-        in_own_process(_encode, settings)
+    if settings.data or CLOSED_FORM in (settings.strategy, settings.init):
+        in_own_process(_prepare, settings)
     # The address as this machine reaches it: a server on all networks is on the loopback too.
     here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     with stoppable(), locked(folder / "server"), ExitStack() as stack:
@@ -231,10 +232,15 @@ def _public_keys(settings: ServerSettings) -> list[EllipticCurvePublicKey]:
     return [read_public_key(key) for key in keys]
 
 
-def _encode(settings: ServerSettings) -> None:
+def _prepare(settings: ServerSettings) -> None:
+    """Encode the server's clips, and see whether the closed form takes the head: before clients are waited for."""
+    from wordflock.federation.closed_form_round import check_inputs
     from wordflock.federation.members import server_side
+    from wordflock.run import new_head
 
-    server_side(settings)
+    prepared = server_side(settings)
+    if CLOSED_FORM in (settings.strategy, settings.init):
+        check_inputs(new_head(settings, prepared), settings)
 
 
 def _check_run(settings: ServerSettings, folder: Path) -> None:

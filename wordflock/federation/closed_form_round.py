@@ -72,11 +72,7 @@ def closed_form_round(
     Raises WordflockError where fewer than --min-replies clients answer well, and where the last layer has more than
     MAX_INPUTS inputs.
     """
-    if (size := head.output.in_features) > MAX_INPUTS:
-        raise WordflockError(
-            f"The last layer of the head {settings.head} has {size:,} inputs, and the closed form takes "
-            f"{MAX_INPUTS:,} at most; choose another --head or fewer layers."
-        )
+    check_inputs(head, settings)
     prepared, changed = roster.prepared, settings.add_to or settings.take_from
     before = earlier(find_run(changed), settings, prepared.spec, head) if changed else None
     clients = [roster.clients[number] for number in roster.eligible()]
@@ -118,6 +114,15 @@ def closed_form_round(
         total = combined(sent)
         solution = solve(total, scale, ridges(settings.for_streams), head.parts)
     return ClosedFormRound(solution, scale, total, conversation.problems, conversation.costs.of(clients))
+
+
+def check_inputs(head: Head, settings: FederationSettings) -> None:
+    """Raises WordflockError for a head whose last layer has more than MAX_INPUTS inputs."""
+    if (size := head.output.in_features) > MAX_INPUTS:
+        raise WordflockError(
+            f"The last layer of the head {settings.head} has {size:,} inputs, and the closed form takes "
+            f"{MAX_INPUTS:,} at most; choose another --head or fewer layers."
+        )
 
 
 class _Collection:
