@@ -21,7 +21,7 @@ def test_clips_with_other_words_known_ones_and_those_of_other_splits_are_named()
         assert [each.key for each in clips_to_learn(table, ["yes", "no", "cat", "door"], set())] == [*"abcefg"]
         clips_to_learn(ClipTable("/words", "folder", tuple(clips[:4])), ["yes", "no"], set())
     assert said == [
-        "/words: not learned: 3 clips of words that are no labels (cat, door); 1 clip is in the head already; "
+        "/words: not learned: 3 clips of words that are not labels (cat, door); 1 clip is in the head already; "
         "1 clip is for validation and test",
         "/words: not learned: 1 clip is for validation and test",
     ]

@@ -58,6 +58,8 @@ def values(kind: type[DataSettings], name: str) -> st.SearchStrategy[Any]:
     usual = st.sampled_from(choices) if choices else by_type[hint]
     if name == "name":  # of a run, whose folder it is, or of a client: options of one class are read by another
         usual = st.text(st.characters(categories=["L", "N"]), max_size=20)
+    if name == "augmentations":  # a share of the clips, or how many of each
+        usual = st.floats(0, 1) | st.integers(1, maximum).map(float)
     return st.none() | usual if optional else usual
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from wordflock.errors import WordflockError
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # OWNER/NAME
 # A data set: a repository, and if wanted a branch, tag or commit, and one of its folders.
@@ -36,6 +40,21 @@ def checksum(path: Path, length: int) -> str:
             return hashlib.file_digest(file, hashlib.sha256).hexdigest()
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         return hashlib.file_digest(file, lambda: digest).hexdigest()
+
+
+@contextmanager
+def asking(missing: str, absent: str) -> Iterator[None]:
+    """Raises WordflockError where the block cannot have something of the Hub: `missing` says what is not here, and the
+    rest as `hub_reason`."""
+    try:
+        yield
+    except WordflockError:
+        raise
+    except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
+        raise WordflockError(
+            f"There is no {missing} here, and the Hugging Face Hub gave none ({hub_reason(error, absent)}); check the "
+            "name."
+        ) from error
 
 
 def hub_reason(error: Exception, absent: str) -> str:

@@ -18,7 +18,7 @@ from wordflock.data.task import Examples, Task, choose_task, examples
 from wordflock.encoder.backend import device, spec_of
 from wordflock.encoder.spec import FeatureSpec
 from wordflock.encoder.store import Features, encode_clips, gathered, with_augmentations
-from wordflock.errors import OptionError, WordflockError, WordflockWarning
+from wordflock.errors import WordflockError, WordflockWarning
 from wordflock.hub import parts_of_data_set
 from wordflock.settings import DATA_SETS, SYNTHETIC, DataSettings, Settings
 
@@ -135,11 +135,8 @@ def encode_augmented(
 def surroundings_of(settings: Settings) -> Surroundings:
     """The recorded noises and rooms that the settings name for augmentations.
 
-    Raises WordflockError where there are no augmentations, or some that are neither a number of versions nor a share,
-    and as `load_surroundings`.
+    Raises WordflockError where there are no augmentations, and as `load_surroundings`.
     """
-    if (asked := settings.augmentations or 0) > 1 and asked % 1:
-        raise OptionError("augmentations", asked, "is neither a whole number nor below 1")
     if (settings.noise or settings.rooms) and not settings.augmentations:
         raise WordflockError("--noise and --rooms are for augmented versions; add --augmentations 1, or leave it out.")
     return load_surroundings(settings.noise, settings.rooms, settings.cache_folder)

@@ -118,7 +118,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         if not isinstance(metrics, dict) or not isinstance(test := metrics.get("test", {}), dict):
             raise ValueError("it holds something else")
         if not isinstance(test.get("accuracy", 0.0), int | float):
-            raise ValueError("its accuracy is no number")
+            raise ValueError("its accuracy is not a number")
     except (OSError, ValueError) as error:
         raise WordflockError(f"{path} is damaged ({error}); restore it, or train the run again.") from error
     return metrics

@@ -199,6 +199,8 @@ class Settings(DataSettings):
         if self.layer == "auto":
             object.__setattr__(self, "layer", KINDS[self.head].layer if self.head in KINDS else "last")
         super().__post_init__()
+        if self.augmentations and self.augmentations > 1 and self.augmentations % 1:
+            raise OptionError("augmentations", self.augmentations, "is neither a whole number nor below 1")
 
     def _auto_head(self) -> str:
         return "combined"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hub_on_this_machine import COMMIT, HubHandler, HubServer, in_place_of_the_hub
 
 from wordflock.data import hub as module
 from wordflock.errors import WordflockError
@@ -21,21 +20,19 @@ from wordflock.prepare import load_table
 from wordflock.settings import DataSettings, EvaluateSettings, resolved_paths
 from wordflock.spotting import evaluate
 
-REPOSITORY, COMMIT = "ada/words", "c0ffee" + "0" * 34
+REPOSITORY = "ada/words"
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(HubServer):
     """Holds one data set; notes what it is asked for, and tampers with a file."""
 
-    address: str
-    files: dict[str, bytes]
     asked: list[str]
     tampered, commit = "", COMMIT
     gated = False
     lfs = False
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(HubHandler):
     server: Hub
 
     def do_GET(self) -> None:
@@ -75,33 +72,13 @@ class Handler(BaseHTTPRequestHandler):
             return hashlib.sha256(content).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
-    def answer(self, status: int, content: object, headers: Mapping[str, str] = {}) -> None:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    constants = pytest.importorskip("huggingface_hub.constants")
-    server = Hub(("127.0.0.1", 0), Handler)
-    server.files, server.asked = {}, []
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    server.address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.chdir(tmp_path)
-    yield server
-    server.shutdown()
-    server.server_close()
+    with in_place_of_the_hub(Hub(("127.0.0.1", 0), Handler), monkeypatch) as server:
+        server.asked = []
+        yield server
 
 
 @pytest.fixture

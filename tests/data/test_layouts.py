@@ -335,7 +335,7 @@ def test_speakers_above_labels_are_named_and_read_where_the_layout_is_said() -> 
         assert {clip.word for clip in table_of(scan).clips} == {"anna", "ben"}
     table = table_of(scan, layout="speaker-folders")
     assert {(clip.word, clip.speaker) for clip in table.clips} == {
-        (word, who) for word in ("yes", "no") for who in ("anna", "ben")
+        (word, speaker) for word in ("yes", "no") for speaker in ("anna", "ben")
     }
     assert len(table.background) == 1
 

@@ -308,7 +308,7 @@ TABLES: dict[str, tuple[str, dict[str, str | bytes], str]] = {
         },
         "no//",
     ),
-    "an offset that is no number": (
+    "an offset that is not a number": (
         "l.wav:3",
         {"m_DOT_json": '{"audio_filepath":"l.wav","offset":NaN,"label":"yes"}\n'},
         "'nan' in the column offset",
@@ -323,7 +323,7 @@ TABLES: dict[str, tuple[str, dict[str, str | bytes], str]] = {
         {"wav_DOT_scp": "r a.wav\n", "text": "u1 yes\nu2 no\n", "segments": "u1 r 0 0.5\nu2 r 0.5 99\n"},
         "yes//",
     ),
-    "Kaldi, a segment that is no number": (
+    "Kaldi, a segment that is not a number": (
         "a.wav:2",
         {"wav_DOT_scp": "r a.wav\n", "text": "u1 yes\n", "segments": "u1 r nan 1\n"},
         "segments has 'r nan 1' for u1",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_on_this_machine import COMMIT, HubHandler, HubServer, in_place_of_the_hub
 from report_runs import LABELS, write_run
 
 import wordflock
@@ -25,20 +24,18 @@ from wordflock.report.hub import push
 from wordflock.report.model_card import write_card
 from wordflock.spotting import hub as loading
 
-TOKEN, COMMIT = "hf_of_a_test", "c0ffee" + "0" * 34
+TOKEN = "hf_of_a_test"
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(HubServer):
     """Holds the files of one repository."""
 
-    address: str
-    files: dict[str, bytes]
     created: list[dict[str, object]]
     claims: dict[str, str]  # what it says of a file, whether or not it is so
     tampered = False
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(HubHandler):
     server: Hub
 
     def do_POST(self) -> None:
@@ -78,37 +75,15 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def answer(self, status: int, content: object, headers: Mapping[str, str] = {}) -> None:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     constants = pytest.importorskip("huggingface_hub.constants")
-    server = Hub(("127.0.0.1", 0), Handler)
-    server.files, server.created, server.claims = {}, [], {}
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    server.address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with in_place_of_the_hub(Hub(("127.0.0.1", 0), Handler), monkeypatch) as server:
+        server.created, server.claims = [], {}
+        yield server
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def read_speech_commands(files: Files) -> Rows:
 
 
 def check_labels(files: Files, remedy: str) -> None:
-    """Raises WordflockError where folders that are no labels would become labels."""
+    """Raises WordflockError where folders that are not labels would become labels."""
     _check_splits_inside(files, remedy)
     splits = sorted(top for top in files.tops if split_named(top))
     lone = [top for top in files.tops if top.lower() in CONTAINERS] if len(files.tops) == 1 else []

@@ -24,7 +24,7 @@ from wordflock.data.manifests import split_named
 from wordflock.data.names import printable
 from wordflock.errors import WordflockError, counted
 from wordflock.files import locked, write_atomically
-from wordflock.hub import checksum, hub_reason, parts_of_data_set
+from wordflock.hub import asking, checksum, parts_of_data_set
 from wordflock.progress import progress, report
 
 _COMMIT = ".commit"  # the file that says of which commit the folder is; hidden, as is what huggingface_hub keeps there
@@ -44,18 +44,11 @@ def find_on_hub(name: str, cache: Path) -> Path:
     if is_fetched(name, cache):
         report(f"{name}: commit {(folder / _COMMIT).read_text()[:12]} of the Hub, in {folder}")
     else:
-        try:
+        with asking(f"folder or archive {name!r}", _ABSENT):
             commit, files = _listed(name, *parts)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(folder):
                 _fetch(name, parts[0], commit, files, folder)
-        except WordflockError:
-            raise
-        except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
-            raise WordflockError(
-                f"There is no folder or archive {name!r} here, and the Hugging Face Hub gave no such data set "
-                f"({hub_reason(error, _ABSENT)}); check the name."
-            ) from error
     return folder / parts[2]
 
 

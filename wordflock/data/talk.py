@@ -1,4 +1,4 @@
-"""Synthetic talk without keywords, for who has no recordings of any: sentences of made-up words, said by espeak-ng.
+"""Synthetic talk without keywords, for users without recordings of talk: sentences of made-up words, said by espeak-ng.
 
 A made-up word is of the phonemes of a dialect, one to three syllables long. Real talk teaches a head more
 (benchmarks/RESULTS.md, "Heads for streams").

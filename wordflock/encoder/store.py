@@ -215,7 +215,7 @@ class FeatureStore:
                 index.executemany("DELETE FROM clips WHERE row = ? AND crc = ?", damaged.items())
         if damaged:
             warnings.warn(
-                f"{counted(len(damaged), 'clip', 'have')} damaged features in {self.folder}, and encoded again.",
+                f"{counted(len(damaged), 'clip', 'have')} damaged features in {self.folder}, which are encoded again.",
                 WordflockWarning,
                 stacklevel=2,
             )

@@ -139,6 +139,7 @@ def trimmed_mean(values: Sequence[float], weights: Sequence[float]) -> float:
 
 def update_reader(weights: Weights) -> Callable[[Client, Message], Update]:
     """Reads a client's update of the `weights`; MalformedMessage says what is wrong with it."""
+    longest = longest_step(weights)
 
     def read(client: Client, reply: Message) -> Update:
         head = apply_delta(weights_of(reply), weights)
@@ -149,7 +150,7 @@ def update_reader(weights: Weights) -> Callable[[Client, Message], Update]:
             raise MalformedMessage(f"claims {claimed} clips, and introduced itself with {client.clips}")
         if any(array.dtype != np.float32 for array in head.values()):
             raise MalformedMessage("sent numbers that are not float32")
-        norm, problem = step_problem(head, weights)
+        norm, problem = step_problem(head, weights, longest)
         if problem:
             raise MalformedMessage(problem)
         return Update(client, head, norm, loss)
@@ -157,13 +158,18 @@ def update_reader(weights: Weights) -> Callable[[Client, Message], Update]:
     return read
 
 
-def step_problem(head: Weights, weights: Weights) -> tuple[float, str]:
-    """The norm of a head's update, and why it cannot be one; empty where it can."""
+def longest_step(weights: Weights) -> float:
+    """The largest norm that training gives an update of a head's weights."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return MAX_STEP * (1 + math.sqrt(sum(float(np.vdot(array, array)) for array in weights.values())))
+
+
+def step_problem(head: Weights, weights: Weights, longest: float) -> tuple[float, str]:
+    """The norm of a head's update, and why it cannot be one; empty where it can. `longest` is `longest_step`."""
     with np.errstate(over="ignore", invalid="ignore"):
         # In float32, ten times as fast: what overflows is too long in any case.
         steps = (np.subtract(head[name], array).ravel() for name, array in weights.items())
         norm = math.sqrt(sum(float(np.vdot(step, step)) for step in steps))
-        longest = MAX_STEP * (1 + math.sqrt(sum(float(np.vdot(array, array)) for array in weights.values())))
     if not math.isfinite(norm) and not all(np.isfinite(array).all() for array in head.values()):
         return norm, "sent numbers that are not finite"
     return norm, "" if norm <= longest else f"sent an update of norm {norm:.3g}, which no training gives"

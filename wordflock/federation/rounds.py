@@ -26,7 +26,7 @@ from wordflock.federation.asking import Conversation
 from wordflock.federation.closed_form_round import closed_form_round
 from wordflock.federation.messages import Weights, content, task_record
 from wordflock.federation.private import Kept, Released, clipped, noised, private_round
-from wordflock.federation.robust import BoundedMean, collapsed, step_problem, update_reader
+from wordflock.federation.robust import BoundedMean, collapsed, longest_step, step_problem, update_reader
 from wordflock.federation.roster import Client, Roster, listed
 from wordflock.federation.secure.server import secure_total
 from wordflock.federation.strategy import Mean, aggregate, train_messages
@@ -235,7 +235,7 @@ def _secure_round(this: Round) -> _Trained:
     update = unflatten(total[:-2] / max(clips, 1.0), shapes_of(weights))
     head = {name: (weights[name] + update[name]).astype(np.float32) for name in weights}
     introduced = sum(client.clips for client in clients)
-    problem = step_problem(head, weights)[1]
+    problem = step_problem(head, weights, longest_step(weights))[1]
     if clips != introduced:
         problem = f"counts {clips:.0f} clips, and the clients have {introduced}"
     elif not 0 <= loss < math.inf:

@@ -112,7 +112,7 @@ def _train_rounds(
 
     roster = Roster(grid, settings, prepared, presence=Presence(run.folder if devices else None))
     scorer = Scorer(grid, roster, settings, head, validation)
-    rounds = _Rounds(run, grid, settings, head, strategy, weights, roster, scorer)
+    rounds = _Rounds(run, roster, scorer, head, strategy, weights)
     with progress("rounds", last, "rounds", relay=devices) as advance:
         advance(first - 1)
         if isinstance(settings, ServerSettings):
@@ -143,26 +143,24 @@ class _Rounds:
     """The rounds of a run, and what goes from one to the next."""
 
     run: RunWriter
-    grid: Grid
-    settings: FederationSettings
+    roster: Roster
+    scorer: Scorer
     head: Head
     strategy: FedAvg
     weights: Weights
-    roster: Roster
-    scorer: Scorer
 
     def play(self, number: int) -> Score:
         """Play a round, keep its head, the strategy's state and a line of history, and say how it went."""
-        started = time.perf_counter()
+        started, settings = time.perf_counter(), self.roster.settings
         outcome = self._outcome(number)
         self.weights = outcome.weights
         score = outcome.score or self.scorer.score(number, self.weights) or NO_SCORE
         client_score = self.scorer.client_score(number, self.weights)
         set_weights(self.head, self.weights)
-        checkpoint = checkpoint_of(self.head, self.settings, self.roster.prepared, round=number, score=score)
+        checkpoint = checkpoint_of(self.head, settings, self.roster.prepared, round=number, score=score)
         _save_strategy(self.run.folder, self.strategy, number)
         line = _line(outcome, score, client_score, time.perf_counter() - started)
-        devices = isinstance(self.settings, ServerSettings)
+        devices = isinstance(settings, ServerSettings)
         line |= {"costs": outcome.costs} if devices else {"client_seconds": [c["seconds"] for c in outcome.costs]}
         best = self.run.record("round", checkpoint, **line)
         _tidy(self.run.folder, number, number + 1)
@@ -176,15 +174,14 @@ class _Rounds:
         return score
 
     def _outcome(self, number: int) -> RoundResult:
-        if self.settings.closed_form or number == 0:
-            return closed_form_result(self.grid, self.roster, self.settings, self.head, self.run.folder)
+        grid, settings, folder = self.roster.grid, self.roster.settings, self.run.folder
+        if settings.closed_form or number == 0:
+            return closed_form_result(grid, self.roster, settings, self.head, folder)
         norms = [line["update_norm"] for line in self.run.history if line.get("update_norm")]
         guard = Guard(partial(self.scorer.score, number), self.run.best, norms)
         done = _releases(self.run)
         return averaged_round(
-            Round(
-                self.grid, self.roster, self.settings, self.strategy, number, self.weights, self.run.folder, done, guard
-            )
+            Round(grid, self.roster, settings, self.strategy, number, self.weights, folder, done, guard)
         )
 
 

@@ -36,7 +36,7 @@ def calibrate(
     The temperature minimises the cross-entropy (Guo et al. 2017, arXiv 1706.04599). The threshold is the highest that
     rejects at most the share `rejected` of the correctly recognised keywords, and leaves the mean of the labels'
     recalls no lower than it is without; 0 where no keyword is recognised. Not the share of clips that are right: in a
-    data set `_unknown_` often has many times as many clips as a keyword, which is no measure of what a device hears.
+    data set `_unknown_` often has many times as many clips as a keyword, which is not what a device hears.
     """
     temperature = _temperature(logits, targets)
     sure, best = certainty(logits, labels, temperature), logits.argmax(axis=1)

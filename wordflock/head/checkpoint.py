@@ -116,7 +116,7 @@ def _check(checkpoint: Checkpoint) -> None:
     ]
     for value, kind in kinds:
         if type(value) is not kind:
-            raise TypeError(f"{value!r} is no {kind.__name__}")
+            raise TypeError(f"{value!r} is not of type {kind.__name__}")
     if len(set(labels)) != len(labels) or not all(0 < len(label) <= MAX_LABEL for label in labels):
         raise ValueError("a label stands twice, is empty or too long")
     if any(clean_label(label, "a head") != label for label in labels):

@@ -88,4 +88,4 @@ def _other_words(words: Iterable[str]) -> str:
         return ""
     named = ", ".join(printable(word) for word, _ in counts.most_common(_NAMED))
     more = f" and {len(counts) - _NAMED} more" if len(counts) > _NAMED else ""
-    return f"{counted(counts.total(), 'clip')} of words that are no labels ({named}{more})"
+    return f"{counted(counts.total(), 'clip')} of words that are not labels ({named}{more})"

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from wordflock.errors import WordflockError
-from wordflock.hub import REPOSITORY, checksum, hub_reason
+from wordflock.hub import REPOSITORY, asking, checksum
 from wordflock.runs import BEST, find_checkpoint
 
 _ABSENT = f"the repository has no {BEST}, so `wordflock push` did not make it"
@@ -26,16 +26,8 @@ def find_model(model: str | Path) -> Path:
     name = str(model)
     if not re.fullmatch(REPOSITORY, name) or name.endswith(".safetensors") or Path(name.partition("/")[0]).exists():
         return find_checkpoint(model)
-    try:
+    with asking(f"run or checkpoint {name!r}", _ABSENT):
         return _fetched(name)
-    except WordflockError:
-        raise
-    except Exception as error:  # huggingface_hub's errors, its HTTP library's and the system's share no other base
-        raise WordflockError(
-            f"There is no run or checkpoint {name!r} here, and the Hugging Face Hub gave none "
-            f"({hub_reason(error, _ABSENT)}); "
-            "check the name."
-        ) from error
 
 
 def _fetched(repository: str) -> Path:
