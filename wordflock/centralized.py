@@ -52,7 +52,7 @@ def train(settings: TrainSettings) -> Path:
 
 def _train(settings: TrainSettings) -> Path:
     stages = Stages()
-    settings.check_privacy()
+    settings.check_together()
     if settings.checkpoint:
         settings = replace(settings, checkpoint=str(find_checkpoint(settings.checkpoint, LAST)))
     before = load_checkpoint(settings.checkpoint) if settings.checkpoint else None

@@ -151,9 +151,9 @@ class FederationSettings(HeadSettings, PartitionSettings):
         """The number format of statistics."""
         return "float64" if self.upload_dtype == "auto" else self.upload_dtype
 
-    def check_privacy(self) -> None:
-        """Raises WordflockError where the settings ask for a privacy, or a change of statistics, that is impossible."""
-        super().check_privacy()
+    def check_together(self) -> None:
+        """Raises WordflockError where options do not go together."""
+        super().check_together()
         private, by_client = self.dp_epsilon is not None, self.keep_statistics == "by-client"
         earlier = bool(self.add_to) + bool(self.take_from)
         if earlier > 1 or (earlier and (private or not self.closed_form)):
@@ -208,9 +208,9 @@ class ServerSettings(FederationSettings):
         False, "Keep the server running after the run, for the next run with the same --listen.", FEDERATION
     )
 
-    def check_privacy(self) -> None:
-        """Raises WordflockError where the settings ask for a privacy that they cannot have."""
-        super().check_privacy()
+    def check_together(self) -> None:
+        """Raises WordflockError where options do not go together."""
+        super().check_together()
         if self.dp_epsilon is not None and not self.closed_form and not self.data:
             raise WordflockError("Clients cannot choose the best head privately; give the server clips with --data.")
 

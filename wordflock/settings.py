@@ -305,8 +305,12 @@ class HeadSettings(Settings):
             return "normalized"
         return "linear" if self.closed_form else super()._auto_head()
 
-    def check_privacy(self) -> None:
-        """Raises WordflockError where the settings ask for a privacy that they cannot have."""
+    def check_together(self) -> None:
+        """Raises WordflockError where options do not go together."""
+        if self.random_features and self.head in KINDS and not KINDS[self.head].random_features:
+            raise WordflockError(
+                f"--head {self.head} has no random features; leave out --random-features, or take --head normalized."
+            )
         if self.dp_epsilon is None:
             return
         if not self.dp_delta:
@@ -337,8 +341,8 @@ class TrainSettings(HeadSettings):
     checkpoint: str = option("", "Checkpoint to continue from.", TRAINING)
     compile: bool = option(False, "Compile the head with torch.compile.", TRAINING, rare=True)
 
-    def check_privacy(self) -> None:
-        """Raises WordflockError where the settings ask for a privacy that they cannot have."""
-        super().check_privacy()
+    def check_together(self) -> None:
+        """Raises WordflockError where options do not go together."""
+        super().check_together()
         if self.dp_epsilon is not None and (not self.closed_form or self.dp_unit == "client"):
             raise WordflockError("Centralized training is private with --strategy closed-form and --dp-unit clip only.")

@@ -188,7 +188,7 @@ def test_an_attack_works_without_noise_and_not_with_it():
 )
 def test_what_cannot_be_private_is_refused(settings, remedy):
     with pytest.raises(WordflockError, match=remedy):
-        settings.check_privacy()
+        settings.check_together()
 
 
 def test_what_is_promised_can_be_written_down():

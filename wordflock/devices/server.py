@@ -25,6 +25,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
 from wordflock.federation_settings import ServerSettings
 from wordflock.files import locked, write_atomically
+from wordflock.head.kinds import KINDS
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
 from wordflock.report.dashboard import dashboard
@@ -44,7 +45,7 @@ def serve(settings: ServerSettings) -> Path:
     Raises WordflockError where the server cannot listen or the run ends before it is done.
     """
     settings = _resolved(settings)
-    settings.check_privacy()
+    settings.check_together()
     host, port = split_address(settings.listen, "--listen")
     tls = _tls_files(settings, host)
     keys = _public_keys(settings)
@@ -233,14 +234,17 @@ def _public_keys(settings: ServerSettings) -> list[EllipticCurvePublicKey]:
 
 
 def _prepare(settings: ServerSettings) -> None:
-    """Encode the server's clips, and see whether the closed form takes the head: before clients are waited for."""
+    """See whether the closed form takes the head, and encode the server's clips: before clients are waited for."""
+    from wordflock.encoder.backend import spec_of
     from wordflock.federation.closed_form_round import check_inputs
-    from wordflock.federation.members import server_side
-    from wordflock.run import new_head
+    from wordflock.federation.members import feature_width, server_side
 
-    prepared = server_side(settings)
     if CLOSED_FORM in (settings.strategy, settings.init):
-        check_inputs(new_head(settings, prepared), settings)
+        spec = spec_of(settings)
+        size = KINDS[settings.head].pooled_size(spec.frames, feature_width(settings, spec))
+        check_inputs(settings.random_features or size, settings.head)
+    if settings.data:
+        server_side(settings)
 
 
 def _check_run(settings: ServerSettings, folder: Path) -> None:

@@ -72,7 +72,7 @@ def closed_form_round(
     Raises WordflockError where fewer than --min-replies clients answer well, and where the last layer has more than
     MAX_INPUTS inputs.
     """
-    check_inputs(head, settings)
+    check_inputs(head.output.in_features, settings.head)
     prepared, changed = roster.prepared, settings.add_to or settings.take_from
     before = earlier(find_run(changed), settings, prepared.spec, head) if changed else None
     clients = [roster.clients[number] for number in roster.eligible()]
@@ -116,12 +116,12 @@ def closed_form_round(
     return ClosedFormRound(solution, scale, total, conversation.problems, conversation.costs.of(clients))
 
 
-def check_inputs(head: Head, settings: FederationSettings) -> None:
-    """Raises WordflockError for a head whose last layer has more than MAX_INPUTS inputs."""
-    if (size := head.output.in_features) > MAX_INPUTS:
+def check_inputs(size: int, head: str) -> None:
+    """Raises WordflockError for a kind of head whose last layer has more than MAX_INPUTS inputs."""
+    if size > MAX_INPUTS:
         raise WordflockError(
-            f"The last layer of the head {settings.head} has {size:,} inputs, and the closed form takes "
-            f"{MAX_INPUTS:,} at most; choose another --head or fewer layers."
+            f"The last layer of the head {head} has {size:,} inputs, and the closed form takes {MAX_INPUTS:,} at most; "
+            "choose another --head or fewer layers."
         )
 
 

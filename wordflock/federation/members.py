@@ -14,6 +14,7 @@ from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings
 
 if TYPE_CHECKING:
+    from wordflock.encoder.spec import FeatureSpec
     from wordflock.federation.scoring import HoldoutScore
     from wordflock.head.checkpoint import Checkpoint
     from wordflock.partition import Member
@@ -68,7 +69,6 @@ def server_side(settings: ServerSettings) -> Prepared:
     """
     from wordflock.data.clips import ClipTable
     from wordflock.encoder.backend import spec_of
-    from wordflock.encoder.weights import find, load
     from wordflock.prepare import Prepared, prepare
 
     if settings.data:
@@ -84,8 +84,15 @@ def server_side(settings: ServerSettings) -> Prepared:
             )
         spec = spec_of(settings)
         prepared = Prepared(ClipTable("the clients", "speech_commands", ()), task, spec, {}, {})
-        width = load(find(settings.encoder))[0].width * len(spec.layer.split("+"))  # the layers side by side
+        width = feature_width(settings, spec)
     nothing = np.empty(0, dtype=np.int64)
     empty = Features(np.empty((0, prepared.spec.frames, width), dtype=np.float16), nothing, nothing)
     features = {"validation": empty, "test": empty, **prepared.features, "train": empty}
     return replace(prepared, features=features)
+
+
+def feature_width(settings: ServerSettings, spec: FeatureSpec) -> int:
+    """The size of a frame of features: the layers side by side."""
+    from wordflock.encoder.weights import find, load
+
+    return load(find(settings.encoder))[0].width * len(spec.layer.split("+"))

@@ -72,7 +72,7 @@ def federate(grid: Grid, settings: FederationSettings) -> Path:
     Every round's head is kept before the next begins, with the state of the strategy's optimizer; a run that is
     resumed goes on from there. Raises WordflockError where too few clients answer.
     """
-    settings.check_privacy()
+    settings.check_together()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its line for every step would bury ours
     grid = cast(Grid, _Packing(grid)) if isinstance(settings, ServerSettings) else grid
     stages = Stages()
