@@ -24,6 +24,8 @@ ROUNDS = ("--rounds", "1", "--local-epochs", "1", "--batch-size", "8", "--client
 CLOSED = ("--strategy", "closed-form", "--min-clips", "4")
 PRIVATE = (*CLOSED, "--dp-epsilon", "8", "--dp-dimensions", "16")
 SECURE = ("--secure-aggregation",)
+# On a solved head over an encoder that nobody trained, steps of the usual size collapse the mean, which is refused.
+SMALL_STEPS = ("--learning-rate", "1e-5")
 STRATEGIES = {
     "fedavg": ROUNDS,
     "fedavg-averaged": (*ROUNDS, "--last-layer", "averaged"),
@@ -32,9 +34,9 @@ STRATEGIES = {
     "fedyogi": (*ROUNDS, "--strategy", "fedyogi"),
     "fedprox": (*ROUNDS, "--strategy", "fedprox"),
     "float16": (*ROUNDS, "--upload-dtype", "float16"),
-    "init-closed-form": (*ROUNDS, "--init", "closed-form"),
+    "init-closed-form": (*ROUNDS, *SMALL_STEPS, "--init", "closed-form"),
     "secure": (*ROUNDS, *SECURE),
-    "secure-init-closed-form": (*ROUNDS, *SECURE, "--init", "closed-form"),
+    "secure-init-closed-form": (*ROUNDS, *SMALL_STEPS, *SECURE, "--init", "closed-form"),
     "private": (*ROUNDS, "--dp-epsilon", "8", "--dp-unit", "client"),
     "closed-form": CLOSED,
     "closed-form-secure": (*CLOSED, *SECURE),

@@ -34,12 +34,16 @@ def check_counts(counts: NDArray[np.float64], clips: int) -> None:
         raise MalformedMessage(f"sent statistics over {counts.sum():.0f} clips, and introduced itself with {clips}")
 
 
-def check_scale_statistics(statistics: ScaleStatistics, clips: int) -> None:
-    """Raises MalformedMessage where no `clips` clips have these."""
+def check_scale_statistics(statistics: ScaleStatistics, clips: int, rounding: float = 0.0) -> None:
+    """Raises MalformedMessage where no `clips` clips have these.
+
+    `rounding` is what each sum may be off by, as fixed-point numbers are.
+    """
     check_counts(statistics.counts, clips)
-    # Cauchy and Schwarz: (Σ z)² ≤ clips Σ z².
-    limit = clips * statistics.squares * (1 + TOLERANCE["float64"])
-    if (np.square(statistics.total) > limit).any():
+    # Cauchy and Schwarz: (Σ z)² ≤ clips Σ z², with equality where a feature is the same in all clips.
+    least = np.maximum(np.abs(statistics.total) - rounding, 0.0)
+    limit = clips * (statistics.squares + rounding) * (1 + TOLERANCE["float64"])
+    if (np.square(least) > limit).any():
         raise MalformedMessage("sent statistics of the scale whose sums are larger than their squares allow")
 
 

@@ -29,6 +29,7 @@ from wordflock.federation.checks import (
 from wordflock.federation.messages import weights_of
 from wordflock.federation.robust import MAX_WEIGHT, lower_median
 from wordflock.federation.roster import Client, Roster
+from wordflock.federation.secure.masking import STEP
 from wordflock.federation.totals import Arrays, total_of
 from wordflock.federation.wire import MalformedMessage
 from wordflock.federation_settings import FederationSettings, ServerSettings
@@ -142,7 +143,8 @@ class _Collection:
         if self._conversation.settings.secure_aggregation:
             arrays, among = total_of(self._conversation, "scale", clients, request, shapes, _unread)
             total = ScaleStatistics(**arrays)
-            _check_total("scale", lambda: check_scale_statistics(total, _clips(among)))
+            rounding = STEP / 2 * len(among)
+            _check_total("scale", lambda: check_scale_statistics(total, _clips(among), rounding))
             self._scale_total = total
             return among
 
