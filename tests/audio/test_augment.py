@@ -60,6 +60,14 @@ def test_noise_is_as_loud_as_the_ratio_says(seed: int, ratio: float, slope: floa
     assert 20 * np.log10(level(clip) / level(added)) == pytest.approx(ratio, abs=0.05)
 
 
+@quickly
+@given(seed=seeds, number=st.integers(1, 99), gain=st.floats(-90, -20))
+def test_the_variant_of_a_fainter_clip_is_fainter_and_else_the_same(seed: int, number: int, gain: float) -> None:
+    faint = np.float32(10 ** (gain / 20))
+    one, other = (augment(a_word(seed) * scale, f"key {seed}", number) for scale in (np.float32(0.1), faint))
+    np.testing.assert_allclose(other / faint, one / np.float32(0.1), atol=1e-3)
+
+
 def test_silence_gets_some_noise_as_well() -> None:
     noise = coloured_noise(SAMPLE_RATE, 1.0, np.random.default_rng(0)).astype(np.float32)
     assert level(add_noise(np.zeros(SAMPLE_RATE, np.float32), noise, 0.0)) == pytest.approx(0.01, rel=1e-3)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordflock.audio.augment import QUIET, level
 from wordflock.audio.placing import HALF, WHOLE, window_of
 from wordflock.audio.reading import read_clip
 from wordflock.data import talk
@@ -59,13 +58,12 @@ def test_what_cannot_be_spoken_leaves_nothing(tmp_path: Path, espeak: Espeak) ->
 
 
 @settings(max_examples=20)
-@given(st.sampled_from([WHOLE, HALF]), st.integers(0, 99), st.floats(-90, -50))
+@given(st.sampled_from([WHOLE, HALF]), st.integers(0, 99), st.floats(-90, -20))
 def test_the_word_of_a_microphone_with_little_gain_is_not_drowned(kind: str, number: int, gain: float) -> None:
-    """Windows of faint recordings are those of louder ones: noise stands at the same distance."""
+    """Windows of fainter recordings are fainter and else the same: noise stands at the same distance."""
     generator = np.random.default_rng(number)
-    voice = (np.sin(np.arange(16_000) / 5) * np.hanning(16_000)).astype(np.float32) * np.float32(QUIET)
-    sound = voice + generator.standard_normal(16_000).astype(np.float32) * np.float32(1e-5)
-    assert level(sound) < QUIET
-    faint = sound * np.float32(10 ** (gain / 20))
-    one, other = (window_of(samples, "key", f"{kind}.{number}", 22_400) for samples in (sound, faint))
-    assert np.allclose(one, other, atol=1e-4 * np.abs(one).max())
+    sound = (np.sin(np.arange(16_000) / 5) * np.hanning(16_000)).astype(np.float32) * np.float32(0.1)
+    sound += generator.standard_normal(16_000).astype(np.float32) * np.float32(1e-4)
+    faint = np.float32(10 ** (gain / 20))
+    one, other = (window_of(samples, "key", f"{kind}.{number}", 22_400) for samples in (sound, faint * sound))
+    assert np.allclose(one, other / faint, atol=1e-4 * np.abs(one).max())

@@ -23,7 +23,7 @@ Samples = NDArray[np.float32]
 Precise = NDArray[np.float64]
 AnySamples = TypeVar("AnySamples", bound=NDArray[Any])  # of either precision
 
-VERSION = 2  # goes up when anything below changes what `augment` returns, for variants are kept
+VERSION = 3  # goes up when anything below changes what `augment` returns, for variants are kept
 SHIFT = 0.1  # seconds, the most that a word is moved
 SPEEDS = (0.9, 1.1)
 ROOM_SHARE, ROOM_SECONDS = 0.5, (0.1, 0.5)  # of variants with a room; until its echo has fallen by 60 dB
@@ -32,7 +32,7 @@ NOISE_SHARE, NOISE_RATIO = 0.8, (0.0, 25.0)  # of variants with noise; dB, signa
 SLOPES = (0.0, 2.0)  # of the noise's power over frequency: white, pink, brown and what lies between
 SWELL_RATE = 4.0  # rises and falls of the noise per second
 GAIN = (-10.0, 5.0)  # dB
-QUIET = 0.01  # the least level that noise is measured against, so that silence gets some as well
+SILENT = 0.01  # the level that noise is measured against where there is no sound at all, so that it gets some as well
 MAX_ECHO = SAMPLE_RATE // 2  # samples
 RECORDED_SHARE = 0.5  # of rooms and of noises, where there are recordings: a few alone teach less than made-up ones
 MAX_RESPONSE = 2 * SAMPLE_RATE  # samples of a recorded impulse response that are used
@@ -164,5 +164,11 @@ def swell(samples: int, rate: float, generator: np.random.Generator) -> Precise:
 
 def add_noise(clip: AnySamples, noise: AnySamples, ratio: float, speech: AnySamples | None = None) -> AnySamples:
     """The clip with noise, its level `ratio` dB below that of `speech`, by default the clip over its whole length."""
-    loudness = max(level(clip if speech is None else speech), QUIET)
-    return clip + noise * (loudness / max(level(noise), 1e-6) * 10 ** (-ratio / 20))  # type: ignore[return-value]
+    wanted = noise_level(clip if speech is None else speech, ratio)
+    return clip + noise * (wanted / max(level(noise), 1e-6))  # type: ignore[return-value]
+
+
+def noise_level(speech: NDArray[np.floating], ratio: float) -> float:
+    """The level of noise that is `ratio` dB below that of speech, however faint: against a lowest level, noise would
+    drown the words of a microphone with little gain. Digital silence counts as of level SILENT."""
+    return (level(speech) or SILENT) * 10 ** (-ratio / 20)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.audio.augment import QUIET, add_noise, add_reverb, change_speed, coloured_noise, level, room, swell
+from wordflock.audio.augment import add_noise, add_reverb, change_speed, coloured_noise, level, room, swell
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.audio.spans import loudest, span
 from wordflock.randomness import numpy_generator
 
 Samples = NDArray[np.float32]
 
-VERSION = 2  # goes up when anything below changes what `window_of` returns, for windows are kept
+VERSION = 3  # goes up when anything below changes what `window_of` returns, for windows are kept
 WHOLE, HALF, PAUSE = "whole", "half", "pause"  # kinds of windows
 
 SPEEDS = (0.9, 1.1)
@@ -41,7 +41,6 @@ def window_of(samples: Samples, key: str, view: str, size: int) -> Samples:
     if generator.random() < ROOM_SHARE:
         voice = add_reverb(voice, room(generator.uniform(*ROOM_SECONDS), DISTANCE, generator))
     begin, end = _word(voice, size)
-    voice = _audible(voice, voice[begin:end])
     word = voice[begin:end]
     place = _whole if kind == WHOLE else _half
     first, last = place(begin, end, size, generator)
@@ -58,13 +57,6 @@ def _word(voice: Samples, size: int) -> tuple[int, int]:
         return begin, end
     first = loudest(voice, size)
     return first, first + size
-
-
-def _audible(voice: Samples, word: Samples) -> Samples:
-    """The recording, louder where its word is fainter than the faintest speech that noise is measured against: the
-    noise would drown it, and windows of noise would have the word's label."""
-    faint = level(word)
-    return voice * np.float32(QUIET / faint) if 0 < faint < QUIET else voice
 
 
 def _whole(begin: int, end: int, size: int, generator: np.random.Generator) -> tuple[int, int]:

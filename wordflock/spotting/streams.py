@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wordflock.audio.augment import coloured_noise, level
+from wordflock.audio.augment import coloured_noise, noise_level
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.audio.spans import span
 from wordflock.data.clips import Clip
@@ -32,7 +32,6 @@ Samples = NDArray[np.float32]
 
 AROUND = 1.3  # seconds of noise before and after a clip
 MAX_PHASE = 0.1  # seconds by which a stream starts sooner or later, so that words fall anywhere between hops
-LEAST_LEVEL = 2.0**-15  # of a clip, that noise is measured against: a step of 16 bits
 SLOPES = (0.0, 2.0)  # of the noise: white to brown
 LEAST_SECONDS = 2.0  # between keywords in a long recording, to look for false alarms in
 
@@ -101,7 +100,7 @@ def placed(clips: Sequence[Clip], ratios: Sequence[float]) -> Iterator[Stream]:
         before = round((AROUND + generator.uniform(0, MAX_PHASE)) * SAMPLE_RATE)
         total = before + len(samples) + round(AROUND * SAMPLE_RATE)
         noise = coloured_noise(total, generator.uniform(*SLOPES), generator)
-        sound = (noise * max(level(samples), LEAST_LEVEL) * 10 ** (-ratio / 20)).astype(np.float32)
+        sound = (noise * noise_level(samples, ratio)).astype(np.float32)
         sound[before : before + len(samples)] += samples
         begin, end = ((before + place) / SAMPLE_RATE for place in span(samples))
         yield Stream(np.clip(sound, -1, 1), clip.name, clip.word, clip.speaker, begin, end)
