@@ -66,7 +66,7 @@ def _measure(data: str, keywords: str, cache: str, versions: int, folder: Path) 
     print("| closed form trained with | " + " | ".join(conditions) + " |\n|---" + "|---" * len(conditions) + "|")
     for name, row in {
         "clips as they are": plain,
-        "the default, three tenths replaced": replace(plain, augmentations=None),
+        "the default, three tenths replaced": replace(plain, augmentations=TrainSettings.augmentations),
         f"--augmentations {versions}": replace(plain, augmentations=versions),
         "and --noise": replace(plain, augmentations=versions, noise=noise),
         "and --rooms": replace(plain, augmentations=versions, noise=noise, rooms=rooms),

@@ -68,7 +68,7 @@ def prepare(
     if "train" in chosen:
         chosen["train"] = training_examples(chosen["train"], task, settings)
     # One call for all splits, so that there is one progress bar and one look at the store.
-    augmentations = {split: settings.augmentations or 0 if split == "train" else 0 for split in chosen}
+    augmentations = {split: settings.augmentations if split == "train" else 0 for split in chosen}
     surroundings = surroundings_of(settings) if "train" in chosen else NOWHERE
     clips = {
         split: with_augmentations(those.clips, augmentations[split], surroundings) for split, those in chosen.items()
@@ -127,7 +127,7 @@ def encode_augmented(
     clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec, settings: Settings, where: DataSettings
 ) -> Features:
     """The features of clips for training, each with its augmented versions; the cache is that of `where`."""
-    count = settings.augmentations or 0
+    count = settings.augmentations
     versions, repeated = with_augmentations(clips, count, surroundings_of(settings)), [*labels] * (1 + int(count))
     return gathered(encode_clips(versions, repeated, spec, where.cache_folder, device(where)), len(clips))
 

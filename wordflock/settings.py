@@ -151,10 +151,10 @@ class Settings(DataSettings):
         maximum=1_500,  # all of the longest window
         rare=True,
     )
-    augmentations: float | None = option(
-        None,
+    augmentations: float = option(
+        0.3,
         "Augmented versions of each training clip: shifted, faster, in a room, with noise. Below 1, the share of the "
-        "clips that one replaces, which costs no time. (default: 0.3, for streams 0)",
+        "clips that one replaces, which costs no time.",
         FEATURES,
         minimum=0,
         maximum=99,
@@ -194,12 +194,10 @@ class Settings(DataSettings):
             object.__setattr__(self, "head", self._auto_head())
         if self.task == "auto":
             object.__setattr__(self, "task", "stream" if self.negatives else "clips")
-        if self.augmentations is None:
-            object.__setattr__(self, "augmentations", 0.0 if self.for_streams else 0.3)
         if self.layer == "auto":
             object.__setattr__(self, "layer", KINDS[self.head].layer if self.head in KINDS else "last")
         super().__post_init__()
-        if self.augmentations and self.augmentations > 1 and self.augmentations % 1:
+        if self.augmentations > 1 and self.augmentations % 1:
             raise OptionError("augmentations", self.augmentations, "is neither a whole number nor below 1")
 
     def _auto_head(self) -> str:
@@ -315,7 +313,7 @@ class HeadSettings(Settings):
             return
         if not self.dp_delta:
             raise WordflockError("--dp-delta 0 is impossible with Gaussian noise; give a small one, such as 1e-6.")
-        if self.closed_form and (self.augmentations or 0) >= 1:
+        if self.closed_form and self.augmentations >= 1:
             raise WordflockError(
                 "The statistics of --dp-epsilon count each clip once; take --augmentations 0, or a share below 1."
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -18,9 +20,10 @@ from wordflock.audio import placing
 from wordflock.audio.placing import HALF, PAUSE, WHOLE, window_of
 from wordflock.audio.reading import SAMPLE_RATE
 from wordflock.audio.spans import span
+from wordflock.data.clips import Clip
 from wordflock.data.loading import read_samples
-from wordflock.data.stream_windows import MOST, stream_examples
-from wordflock.data.task import SILENCE, UNKNOWN, examples
+from wordflock.data.stream_windows import MOST, PLENTY, stream_examples
+from wordflock.data.task import SILENCE, UNKNOWN, Examples, Task, examples
 from wordflock.federation.device import load_device, prepare_device
 from wordflock.federation_settings import ClientSettings, FederationSettings
 from wordflock.partition import federation
@@ -163,3 +166,18 @@ def test_a_head_for_streams_is_trained_on_all_of_few_recordings(
     (tmp_path / "table.csv").write_text("file,split\nja/ja1.wav,test\n")
     named = load_table(replace(settings, task="stream", table=str(tmp_path / "table.csv"))).clips
     assert [clip.name for clip in named if clip.split != "train"] == ["ja/ja1.wav"]
+
+
+@settings_of_hypothesis(max_examples=30)
+@given(st.integers(1, 600))
+def test_windows_fill_a_label_up_to_plenty(clips: int) -> None:
+    """About: clips make them by themselves. None where there are plenty of clips."""
+    base = [
+        Clip("yes", "", "train", 1.0, f"{n}.wav", f"{n}.wav", 0, 1, sha256(b"%d" % n).hexdigest()) for n in range(clips)
+    ]
+    task = Task(("yes",), silence=True, unknown=True)
+    made = stream_examples(Examples.of(base, [0] * clips), task, 1.4)
+    counts = Counter(clip.view.split(".")[0] for clip in made.clips)
+    missing = min(max(0, PLENTY - clips), MOST * clips)
+    assert abs(counts[WHOLE] - missing) <= 4 * np.sqrt(clips) / 2 * (missing % clips > 0)
+    assert (counts[HALF] + counts[PAUSE] > 0) == (counts[WHOLE] > 0)

@@ -673,6 +673,8 @@ def test_a_share_of_the_clips_is_replaced_by_a_variant_whoever_has_them(share: f
     assert heard == with_augmentations(clips[:cut], share) + with_augmentations(clips[cut:], share)
     assert all(one in (clip, replace(clip, augmentation=1)) for clip, one in zip(clips, heard, strict=True))
     assert abs(sum(one.augmentation for one in heard) - 400 * share) < 50
+    windows = [replace(clip, view="whole.0") for clip in clips]  # are in noise already
+    assert with_augmentations(windows, share) == windows
     more = with_augmentations(clips, min(0.999, share + 0.1))
     assert all(one.augmentation <= other.augmentation for one, other in zip(heard, more, strict=True))
 

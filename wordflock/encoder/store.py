@@ -104,14 +104,17 @@ def encode_clips(clips: Sequence[Clip], labels: Sequence[int], spec: FeatureSpec
 
 def with_augmentations(clips: Sequence[Clip], count: float, surroundings: Surroundings = NOWHERE) -> list[Clip]:
     """The clips, then augmented version 1 of all of them, in the given surroundings, and so on; with a `count` below 1
-    the clips alone, of which that share are replaced by version 1.
+    the clips alone, of which that share are replaced by version 1; not windows made of clips, which are in noise and
+    rooms already.
 
     Which ones follows from the clips, so that it does not depend on who has them.
     """
     if count < 1:
         limit = count * 2**32
         return [
-            replace(clip, augmentation=1, surroundings=surroundings) if zlib.crc32(clip.key.encode()) < limit else clip
+            clip
+            if clip.view or zlib.crc32(clip.key.encode()) >= limit
+            else replace(clip, augmentation=1, surroundings=surroundings)
             for clip in clips
         ]
     numbers = range(1, int(count) + 1)
