@@ -28,8 +28,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "centralized, 10 epochs": ("train", {}),
     "centralized, exact": ("train", {"strategy": "closed-form"}),
     "federated, 5 rounds": ("simulate", {"rounds": 5}),
-    "federated, 10 rounds": ("simulate", {}),
-    "federated, exact, one round": ("simulate", {"strategy": "closed-form"}),
+    "federated, 10 rounds": ("simulate", {"rounds": 10}),
+    "federated, exact, one round": ("simulate", {}),
     "federated, exact, means of layer last, float16": (
         "simulate",
         {"strategy": "closed-form", "head": "linear-mean", "layer": "last", "upload-dtype": "float16"},
@@ -62,7 +62,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "simulate",
         {"strategy": "closed-form", "upload-dtype": "float32"},
     ),
-    "federated, started from the exact head, 10 rounds": ("simulate", {"init": "closed-form"}),
+    "federated, started from the exact head, 10 rounds": ("simulate", {"rounds": 10, "init": "closed-form"}),
     # What the file has clips of: 22 of "on" and 21 of "off" to train with, and over 400 of each of the fifteen words.
     "12 labels: the ten usual keywords": ("train", {"keywords": "yes,no,up,down,left,right,on,off,stop,go"}),
     "17 labels: fifteen keywords": (
@@ -133,7 +133,7 @@ def _print_explored(options: argparse.Namespace) -> None:
     for name, changes in EXPLORED.items():
         if options.only not in name:
             continue
-        runs = [_run("simulate", {**changes, "seed": seed}, options) for seed in range(options.seeds)]
+        runs = [_run("simulate", {"rounds": 10, **changes, "seed": seed}, options) for seed in range(options.seeds)]
         curves = [[100 * accuracy for accuracy in run["curve"]] for run in runs]
         fifth, last = spread([curve[4] for curve in curves]), spread([curve[-1] for curve in curves])
         reached = [next((n for n, now in enumerate(curve, 1) if now >= 95), 0) for curve in curves]

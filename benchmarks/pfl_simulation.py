@@ -62,7 +62,7 @@ def simulate(clips: Features, clients: int, local_epochs: int, train: bool = Tru
             self.times.append(time.perf_counter())
             return False, Metrics()
 
-    settings, clock = FederationSettings(), Clock()
+    settings, clock = FederationSettings(strategy="fedavg"), Clock()
     _, frames, width = clips.array.shape
     head = Head(frames, width, 12)
     x, y = clips.batch(np.arange(len(clips)))

@@ -68,6 +68,6 @@ def timed_rounds(grid: Grid, settings: FederationSettings, prepared: Prepared) -
 def rounds_in_process(clips: Sequence[Features], workers: int, **options: Any) -> dict[str, Any]:
     """Rounds on the in-process grid; all clients take part unless `options`, which are settings, say otherwise."""
     clients = len(clips)
-    settings = FederationSettings(**{"clients": clients, "clients_per_round": clients, **options})
+    settings = FederationSettings(**{"rounds": 10, "clients": clients, "clients_per_round": clients, **options})
     with in_process_grid(client_app.app, clients, settings.as_config(), workers) as grid:
         return timed_rounds(grid, settings, play(clips))

@@ -37,7 +37,7 @@ from wordflock.predictions import ClipPrediction, read_predictions
 from wordflock.randomness import numpy_generator
 
 FOLDS, RESAMPLES, LEAST_CLIPS = 5, 400, 5
-ROUNDS = partial(wordflock.simulate, workers=1)
+ROUNDS = partial(wordflock.simulate, rounds=10, workers=1)
 ROWS: dict[str, Any] = {
     "one round, closed form": partial(wordflock.train, strategy="closed-form"),
     "ten rounds": ROUNDS,

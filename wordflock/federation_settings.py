@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from wordflock.errors import WordflockError
-from wordflock.options import DATA, FEDERATION, OUTPUT, PRIVACY, TRAINING, option
+from wordflock.head.kinds import KINDS
+from wordflock.options import DATA, FEDERATION, OUTPUT, PRIVACY, TRAINING, dashed, option
 from wordflock.settings import CLOSED_FORM, HeadSettings, Settings
+
+# Options of training by gradients, which the closed form has no use for.
+GRADIENT_OPTIONS = (
+    "batch-size", "checkpoint", "clients-per-round", "compile", "init", "label-smoothing", "last-layer",
+    "learning-rate", "local-epochs", "schedule", "weight-decay",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,9 @@ class FederationSettings(HeadSettings, PartitionSettings):
     """Federated training, on any engine."""
 
     mode = "simulate"
-    rounds: int = option(10, "Rounds of training.", FEDERATION, minimum=1)
+    rounds: int = option(
+        0, "Rounds of training by gradients. (default: 10; the closed form has one)", FEDERATION, minimum=0
+    )
     clients_per_round: int = option(10, "Clients that train in a round.", FEDERATION, minimum=1)
     local_epochs: int = option(5, "Passes of a client over its clips in a round.", FEDERATION, minimum=1)
     batch_size: int = option(
@@ -53,10 +62,11 @@ class FederationSettings(HeadSettings, PartitionSettings):
     )
     learning_rate: float = option(3e-3, "Peak learning rate of a client's AdamW.", TRAINING, minimum=1e-9, maximum=10.0)
     strategy: str = option(
-        "fedavg",
-        "How heads are aggregated; 'closed-form' solves the last layer from the clients' statistics, in one round.",
+        "auto",
+        "How heads are aggregated; 'closed-form' solves the head from the clients' statistics, in one round. auto is "
+        "closed-form, or fedavg where --rounds or another option of rounds is given.",
         FEDERATION,
-        choices=("fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox", CLOSED_FORM),
+        choices=("auto", CLOSED_FORM, "fedavg", "fedavgm", "fedadam", "fedyogi", "fedprox"),
     )
     init: str = option(
         "untrained", "Head that the first round starts from.", FEDERATION, choices=("untrained", CLOSED_FORM)
@@ -76,7 +86,7 @@ class FederationSettings(HeadSettings, PartitionSettings):
     )
     holdout: float | None = option(
         None,
-        "Share of a client's clips that it keeps for evaluation. (default: 0.1, and 0 with --strategy closed-form)",
+        "Share of a client's clips that it keeps for evaluation. (default: 0.1, and 0 in closed form)",
         FEDERATION,
         minimum=0,
         maximum=0.9,
@@ -126,6 +136,18 @@ class FederationSettings(HeadSettings, PartitionSettings):
         maximum=256,
         rare=True,
     )
+
+    def __post_init__(self) -> None:
+        """As that of Settings; also replaces the strategy "auto" and the default number of rounds."""
+        if self.strategy == "auto":
+            object.__setattr__(self, "strategy", "fedavg" if self._asks_for_rounds() else CLOSED_FORM)
+        if self.closed_form or not self.rounds:
+            object.__setattr__(self, "rounds", 1 if self.closed_form else 10)
+        super().__post_init__()
+
+    def _asks_for_rounds(self) -> bool:
+        names = ("rounds", *GRADIENT_OPTIONS)
+        return any(getattr(self, f.name) != f.default for f in fields(self) if dashed(f.name) in names)
 
     @property
     def holdout_share(self) -> float:
@@ -224,6 +246,12 @@ class ClientSettings(PartitionSettings):
     cid: int | None = option(
         None, "Play this client (from 0) of the --clients that share --data.", FEDERATION, rare=True
     )
+    head: str = option(
+        "auto",
+        "Kind of head that the server trains. auto is linear, the server's own default; for rounds it is combined.",
+        TRAINING,
+        choices=("auto", *KINDS),
+    )
     name: str = option("", "Name of this device in the server's reports.", FEDERATION)
     holdout: float = option(0.1, "Share of the clips kept for evaluation.", FEDERATION, minimum=0, maximum=0.9)
     min_clips: int = option(
@@ -241,3 +269,6 @@ class ClientSettings(PartitionSettings):
         FEDERATION,
         minimum=0,
     )
+
+    def _auto_head(self) -> str:
+        return "linear"

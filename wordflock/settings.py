@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flower-example": {
         "window": 30.0, "layer": "last", "frame_pooling": 1, "precision": "float32", "backend": "torch",
         "augmentations": 0.0, "head": "convolution", "batch_size": 8, "learning_rate": 1e-3, "schedule": "constant",
-        "weight_decay": 0.0, "label_smoothing": 0.0, "epochs": 3, "local_epochs": 1,
+        "weight_decay": 0.0, "label_smoothing": 0.0, "epochs": 3, "rounds": 10, "local_epochs": 1,
     },
 }  # fmt: skip
 
@@ -182,8 +182,8 @@ class Settings(DataSettings):
     head: str = option(
         "auto",
         "Kind of head; the last three work on pooled frames, 'linear-mean' on their means alone. auto is combined, or "
-        "attentive where the last layer is not solved (--dp-epsilon, --last-layer averaged); linear with --strategy "
-        "closed-form; normalized with --strategy closed-form and --dp-epsilon, or with --random-features.",
+        "attentive where the last layer is not solved (--dp-epsilon, --last-layer averaged); in closed form linear, "
+        "or with --dp-epsilon normalized, as with --random-features.",
         TRAINING,
         choices=("auto", *KINDS),
     )

@@ -133,7 +133,7 @@ def test_windows_stay_with_the_owner_of_their_clip(
         "window": WINDOW,
         "clients": 3,
     }
-    made = federation(FederationSettings(**shared))
+    made = federation(FederationSettings(**shared, holdout=0.1))  # as a device's
     owners: dict[str, set[int]] = {}
     clips = made.prepared.examples["train"].clips
     views = dict(zip(made.prepared.features["train"].rows.tolist(), clips, strict=True))

@@ -180,7 +180,7 @@ def test_an_attack_works_without_noise_and_not_with_it():
         (FederationSettings(strategy="closed-form", dp_epsilon=1.0, head="linear"), "--head normalized"),
         (FederationSettings(strategy="closed-form", dp_epsilon=1.0, keep_statistics="by-client"), "--keep-statistics"),
         (FederationSettings(strategy="closed-form", dp_epsilon=1.0, dp_delta=0.0), "--dp-delta"),
-        (FederationSettings(dp_epsilon=1.0), "--dp-unit client"),
+        (FederationSettings(rounds=10, dp_epsilon=1.0), "--dp-unit client"),
         (FederationSettings(dp_epsilon=1.0, dp_unit="client", init="closed-form"), "--init"),
         (TrainSettings(dp_epsilon=1.0), "--strategy closed-form"),
         (TrainSettings(strategy="closed-form", dp_epsilon=1.0, dp_unit="client"), "--dp-unit clip"),

@@ -184,12 +184,12 @@ class Roster:
             return
         features, spec = text_of(reply, "features"), self.prepared.spec
         if features != spec.kind or shape != self.prepared.features["train"].array.shape[1:]:
-            pooling = f"--frame-pooling {spec.frame_pooling}" + f" --head {self.settings.head}" * spec.pooled
             self._turn_away(
                 node,
                 f"client {client}",
                 f"its features are of another kind ({features}); start it with "
-                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} {pooling}",
+                f"--encoder {spec.encoder} --window {spec.window} --layer {spec.layer} --frame-pooling "
+                f"{spec.frame_pooling} --head {self.settings.head}",
             )
             return
         if problem := self._belongs_to_another(client):

@@ -135,7 +135,7 @@ def _train_rounds(
 def _numbers(settings: FederationSettings, done: int) -> tuple[int, int]:
     """The first and the last round to play: one in closed form is number 1 and the only one, or 0 before the others."""
     first = 1 if settings.closed_form or settings.init != CLOSED_FORM else 0
-    return max(done + 1, first), 1 if settings.closed_form else settings.rounds
+    return max(done + 1, first), settings.rounds
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from wordflock.errors import WordflockError
+from wordflock.federation_settings import GRADIENT_OPTIONS
 from wordflock.head.checkpoint import load_checkpoint
 from wordflock.neighbours import Neighbour, read_neighbours
 from wordflock.predictions import ClipPrediction, read_predictions
@@ -22,20 +23,6 @@ WORST = 10  # speakers or clients that are listed one by one
 MISTAKES = 20
 DRAWS = 2000  # of the bootstrap
 UNUSED = "–"  # in the place of an option's value
-# Options of training by gradients.
-OF_TRAINING = (
-    "batch-size",
-    "checkpoint",
-    "clients-per-round",
-    "compile",
-    "init",
-    "label-smoothing",
-    "last-layer",
-    "learning-rate",
-    "local-epochs",
-    "schedule",
-    "weight-decay",
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class RunFacts:
         """The options; those of rounds and epochs had no effect on a head that was solved in closed form."""
         if self.config.get("strategy") != CLOSED_FORM:
             return self.config
-        unused = {**dict.fromkeys(OF_TRAINING, UNUSED), "epochs": 1, "rounds": 1}
+        unused = {**dict.fromkeys(GRADIENT_OPTIONS, UNUSED), "epochs": 1}
         return {key: unused.get(key, value) for key, value in self.config.items()}
 
     @property
