@@ -58,7 +58,7 @@ class Flock:
     ) -> Started:
         """A client with a CA and a key."""
         trust = ["--ca", self.folder / ca / "ca.crt", "--key", self.folder / "tls" / "clients" / f"{key or name}.key"]
-        where = ["--server", f"127.0.0.1:{port or self.port}", *trust, *self.features]
+        where = ["--server", f"127.0.0.1:{port or self.port}", *trust, *self.features, "--head", "combined"]
         return Started(self.folder, name, "client", *where, *arguments, **how)
 
     def boot(self) -> None:
