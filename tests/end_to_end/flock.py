@@ -271,7 +271,7 @@ class Three:
 
     def client(self, name: str, *options: object, **how: Any) -> Started:
         """A client that ends with them."""
-        where = ["--server", f"127.0.0.1:{self.port}", "--holdout", self.holdout, "--head", "combined"]  # unless it says
+        where = ["--server", f"127.0.0.1:{self.port}", "--holdout", self.holdout, "--head", "combined"]
         return self.stack.enter_context(Started(self.folder, name, "client", *where, *options, **how))
 
     def boot(self, cid: int) -> Started:

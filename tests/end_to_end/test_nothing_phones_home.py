@@ -178,10 +178,11 @@ DEVICES = """
 import os, subprocess, sys, time
 command = [sys.executable, "-m", "wordflock"]
 task = ["--data", "data", "--clients", "2", "--layer", "1", "--min-clips", "4"]
+features = ["--head", "combined"]
 where = ["--listen", "127.0.0.1:{port}", "--runs", "runs", "--name", "devices", "--min-clients", "2"]
 server = subprocess.Popen([*command, "server", *where, *task, "--rounds", "1", "--batch-size", "4"])
 clients = [
-    subprocess.Popen([*command, "client", "--server", "127.0.0.1:{port}", "--cid", str(cid), "--head", "combined", *task])
+    subprocess.Popen([*command, "client", "--server", "127.0.0.1:{port}", "--cid", str(cid), *features, *task])
     for cid in range(2)
 ]
 sys.exit(any([process.wait() for process in (server, *clients)]))
