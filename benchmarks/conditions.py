@@ -1,14 +1,15 @@
 """The yardstick under conditions that training did not know: words and noises never heard.
 
 python -m benchmarks.conditions words --data speech_commands_mini.tar speech_commands_more.tar --cache FOLDER
-    [--seeds 0] [--rows "one round, closed form" centralized]
+    [--seeds 0] [--rows "one round, closed form" centralized] [--also FOLDER]
 python -m benchmarks.conditions noise ... [--augmentations 0 0.3 1] [--folds 5]
 
 The same folds and rows as benchmarks.yardstick, and its accuracy, that of the official mixture.
 
 words: each third of the unknown words is kept out of training and validation in turn. Scored are the speakers of the
 fold: the accuracy on all other words, and the share of the words never heard that become `_unknown_`, without and with
-the rejection threshold of the run, which its validation clips give.
+the rejection threshold of the run, which its validation clips give. Clips of --also, synthetic ones for instance, are
+for training only, without those of the words kept out.
 
 noise: two background recordings are kept out of training, silence included, and mixed into the clips that are scored.
 """
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("condition", choices=("words", "noise"))
     parser.add_argument("--augmentations", type=float, nargs="+", default=[0, 0.3, 1])
     parser.add_argument("--folds", type=int, default=FOLDS, help="so many of the five are scored")
+    parser.add_argument("--also", nargs="+", default=[], help="further data, for training on words only")
     given = parser.parse_args()
     warnings.simplefilter("ignore", WordflockWarning)  # each source lacks what the table says of the other
     with TemporaryDirectory() as folder:
@@ -63,7 +65,8 @@ def main() -> None:
 
 
 def _words(given: Namespace, folder: Path) -> None:
-    clips = load_clips([Path(source) for source in given.data], cache=Path(given.cache)).clips
+    clips, also = (_clips(sources, given) for sources in (given.data, given.also))
+    given.data = [*given.data, *given.also]
     print("| row | accuracy (%) | with rejection | | never heard refused (%) | with rejection |\n" + "|---" * 6 + "|")
     for name in given.rows:
         tallies: dict[bool, list[Tally]] = {False: [], True: []}
@@ -72,7 +75,7 @@ def _words(given: Namespace, folder: Path) -> None:
             for third in range(THIRDS):
                 heard: dict[bool, list[ClipPrediction]] = {False: [], True: []}
                 for fold in range(given.folds):
-                    found, strange, labels = _fold_without(given, clips, folder, name, seed, fold, third)
+                    found, strange, labels = _fold_without(given, clips, also, folder, name, seed, fold, third)
                     for rejecting in (False, True):
                         heard[rejecting] += found[rejecting]
                         refused[rejecting].append(strange[rejecting])
@@ -86,13 +89,24 @@ def _words(given: Namespace, folder: Path) -> None:
         )
 
 
+def _clips(sources: Sequence[str], given: Namespace) -> Sequence[Clip]:
+    return load_clips([Path(source) for source in sources], cache=Path(given.cache)).clips if sources else ()
+
+
 def _fold_without(
-    given: Namespace, clips: Sequence[Clip], folder: Path, name: str, seed: int, fold: int, third: int
+    given: Namespace,
+    clips: Sequence[Clip],
+    also: Sequence[Clip],
+    folder: Path,
+    name: str,
+    seed: int,
+    fold: int,
+    third: int,
 ) -> tuple[dict[bool, list[ClipPrediction]], dict[bool, float], list[str]]:
     """By whether there is rejection: the predictions on words that were heard, and the share refused of the others."""
     keywords = TrainSettings(keywords=given.keywords).keyword_list or DEFAULT_KEYWORDS
     unheard = sorted({clip.word for clip in clips} - set(keywords))[third::THIRDS]
-    speakers = write_fold(folder / "fold.csv", clips, seed, fold, unheard)
+    speakers = write_fold(folder / "fold.csv", clips, seed, fold, unheard, also)
     with TemporaryDirectory() as runs:
         own = options(given, folder / "fold.csv", runs, FOLDS * seed + fold)
         head = load_checkpoint(ROWS[name](**own).folder / "best.safetensors")

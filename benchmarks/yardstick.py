@@ -116,16 +116,23 @@ def main() -> None:
         print(f"| {name} | {before} | {difference(measured[name], measured[before])} |")
 
 
-def write_fold(path: Path, clips: Sequence[Clip], seed: int, fold: int, unheard: Collection[str] = ()) -> set[str]:
+def write_fold(
+    path: Path,
+    clips: Sequence[Clip],
+    seed: int,
+    fold: int,
+    unheard: Collection[str] = (),
+    also: Sequence[Clip] = (),
+) -> set[str]:
     """The --table in which the speakers of the fold, which it returns, are the test split, and with them all clips of
-    the words that training shall not hear."""
+    the words that training shall not hear. Clips that `also` are there, of other speakers, are for training."""
     names = numpy_generator(seed, "folds").permutation(sorted({clip.speaker for clip in clips}))
     scored, others = set(names[fold::FOLDS]), [name for place, name in enumerate(names) if place % FOLDS != fold]
     split_of = dict.fromkeys(others[::8], "validation") | dict.fromkeys(scored, "test")
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "split"])
-        for clip in clips:
+        for clip in (*clips, *also):
             table.writerow((clip.name, "test" if clip.word in unheard else split_of.get(clip.speaker, "train")))
     return scored
 
