@@ -6,6 +6,7 @@ the very decisions that the detector makes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -104,15 +105,28 @@ def score(traces: Iterable[Trace], listener: Listener, rule: Rule) -> StreamScor
 
 
 def choose_thresholds(traces: Sequence[Trace], listener: Listener, rule: Rule, target: float) -> tuple[float, ...]:
-    """A threshold for each keyword: as few misses as can be with at most `target` false alarms per hour together.
+    """A threshold for each keyword, for at most `target` false alarms per hour of all together; in these streams there
+    are never more.
 
-    The alarms that the target allows are shared out among the keywords so that the sum of misses is least. Within the
-    gap between the loudest negative that is kept out and the faintest word that is let in, it is the middle (of
-    logits): what lies in the gap is known of neither side.
+    It is the mean (of logits) of the keyword's own and of one for all keywords: in few hours a keyword's loudest
+    negative says little of the next hours' loudest, and thresholds by it alone give up to four times the alarms
+    (benchmarks/RESULTS.md, "Streams again").
     """
-    hours = sum(t.seconds for t in traces if not t.stream.word) / 3600
-    allowed = math.floor(target * hours)
-    options = [_options(traces, listener, rule, k, allowed) for k in range(len(listener.keywords))]
+    allowed = math.floor(target * sum(t.seconds for t in traces if not t.stream.word) / 3600)
+    heard = [_peaks_and_words(traces, rule, place, word) for place, word in enumerate(listener.keywords)]
+    options = [_options(peaks, words, allowed) for peaks, words in heard]
+    all_peaks = sorted(itertools.chain.from_iterable(peaks for peaks, _ in heard), reverse=True)
+    all_words = [peak for _, words in heard for peak in words]
+    common = _logit(_options(all_peaks, all_words, allowed)[1][allowed])
+    chosen = []
+    for (peaks, _), (_, own), alarms in zip(heard, options, _shared_out(options, allowed), strict=True):
+        mean = 1 / (1 + math.exp(-(_logit(own[alarms]) + common) / 2))
+        chosen.append(max(mean, math.nextafter(_kept_out(peaks, alarms), 1.0)))
+    return tuple(chosen)
+
+
+def _shared_out(options: Sequence[tuple[list[int], list[float]]], allowed: int) -> tuple[int, ...]:
+    """How many of the allowed alarms each keyword gets so that the sum of misses is least."""
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ()), *[(math.inf, ())] * allowed]
     for misses, _ in options:  # best[n]: the least sum of misses with n alarms among the keywords so far
         best = [
@@ -125,8 +139,7 @@ def choose_thresholds(traces: Sequence[Trace], listener: Listener, rule: Rule, t
             else (math.inf, ())
             for n in range(allowed + 1)
         ]
-    shares = min(best)[1]
-    return tuple(thresholds[j] for (_, thresholds), j in zip(options, shares, strict=True))
+    return min(best)[1]
 
 
 def det_curve(traces: Sequence[Trace], listener: Listener, rule: Rule) -> list[tuple[float, Rate, Rate]]:
@@ -185,21 +198,24 @@ def means(probabilities: Array, rule: Rule) -> Array:
     return means
 
 
-def _options(
-    traces: Sequence[Trace], listener: Listener, rule: Rule, keyword: int, allowed: int
-) -> tuple[list[int], list[float]]:
-    """Of one keyword: misses and threshold when it may give 0, 1, … `allowed` false alarms."""
+def _peaks_and_words(traces: Sequence[Trace], rule: Rule, place: int, keyword: str) -> tuple[list[float], list[float]]:
+    """The heights of a keyword's peaks in negatives, the loudest first, and in each stream with the keyword."""
     negatives, words = list[float](), list[float]()
     for heard in traces:
-        mean = means(heard.probabilities, rule)[:, keyword]
-        if heard.stream.word == listener.keywords[keyword]:
+        mean = means(heard.probabilities, rule)[:, place]
+        if heard.stream.word == keyword:
             words.append(float(mean.max(initial=0.0)))
         elif not heard.stream.word:
             negatives += _peaks(mean, rule.refractory)
-    negatives.sort(reverse=True)
+    return sorted(negatives, reverse=True), words
+
+
+def _options(negatives: Sequence[float], words: Sequence[float], allowed: int) -> tuple[list[int], list[float]]:
+    """Of one keyword: misses and threshold when it may give 0, 1, … `allowed` false alarms. Within the gap between the
+    loudest negative that is kept out and the faintest word that is let in, it is the middle (of logits)."""
     misses, thresholds = [], []
     for alarms in range(allowed + 1):
-        kept_out = negatives[alarms] if alarms < len(negatives) else LEAST_PEAK
+        kept_out = _kept_out(negatives, alarms)
         let_in = [word for word in words if word > kept_out]
         misses.append(len(words) - len(let_in))
         above = min(let_in, default=1.0)
@@ -208,6 +224,11 @@ def _options(
         middle = (_logit(kept_out) + _logit(above)) / 2
         thresholds.append(float(min(above, max(LEAST_PEAK, 1 / (1 + math.exp(-middle))))))
     return misses, thresholds
+
+
+def _kept_out(negatives: Sequence[float], alarms: int) -> float:
+    """The loudest negative that is no alarm, where the `alarms` loudest are."""
+    return negatives[alarms] if alarms < len(negatives) else LEAST_PEAK
 
 
 def _peaks(mean: Array, apart: int) -> list[float]:
