@@ -56,6 +56,14 @@ def test_the_page_is_well_formed_and_asks_no_host(tmp_path: Path) -> None:
     assert "http" not in re.sub(r"data:\S+", "", page)
 
 
+def test_one_round_is_a_line_of_a_table_that_is_open_and_no_curve(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    history = folder / "history.jsonl"
+    history.write_text(history.read_text().splitlines(keepends=True)[0])
+    section = next(part for part in page_of(folder).split("<section")[1:] if "Accuracy by round" in part)
+    assert "<svg" not in section and "<details open>" in section and "81.0%" in section
+
+
 def test_every_figure_has_its_numbers_in_a_table(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run"))
     for section in page.split("<section")[1:]:

@@ -79,7 +79,7 @@ def curve(run: RunFacts) -> Section:
         kept = " (the final head)" if run.metrics["last_layer"].get("kept") else " (scored lower: not kept)"
         rows.append([f"{SOLVED}{kept}", share_of(run.solved[1]), "–"])
     figure = charts.line_chart(title, series, run.counter, "accuracy", marks=marks) if len(run.history) > 1 else ""
-    return Section(title, figure=figure, columns=[run.counter, *columns.values()], rows=rows)
+    return Section(title, figure=figure, columns=[run.counter, *columns.values()], rows=rows, open=not figure)
 
 
 def points_of(run: RunFacts, key: str) -> list[tuple[float, float]]:
