@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import served
 
 from wordflock.addresses import is_loopback, split_address
 from wordflock.devices import certificates, processes
@@ -53,14 +53,8 @@ def server(ours: bool, tls: Path | None = None) -> Iterator[tuple[int, list[str]
         context.load_cert_chain(tls / "server.crt", tls / "server.key")
         web.socket = context.wrap_socket(web.socket, server_side=True, do_handshake_on_connect=False)
     web.handle_error = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with served(web):
         yield web.server_port, asked
-    finally:
-        web.shutdown()
-        thread.join()
-        web.server_close()
 
 
 def test_a_web_server_that_answers_health_is_not_taken_for_ours() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wordflock.encoder.store import Features
-from wordflock.federation import closed_form_round
+from wordflock.federation import members
 from wordflock.federation.scoring import Scorer
 from wordflock.federation.simulation import simulate
 from wordflock.federation_settings import FederationSettings
@@ -102,7 +102,7 @@ def test_a_last_layer_is_kept_unless_it_scores_lower_beyond_chance(tmp_path, pla
 )
 def test_where_it_cannot_be_solved_the_head_of_the_rounds_stays(tmp_path, play, capsys, options, problem, monkeypatch):
     play([24] * 4)
-    monkeypatch.setattr(closed_form_round, "MAX_INPUTS", 1000)
+    monkeypatch.setattr(members, "MAX_INPUTS", 1000)
     folder = simulate(settings(tmp_path, **options))
     assert problem in metrics_of(folder)["last_layer"]["problem"]
     assert "stays as the rounds averaged it" in capsys.readouterr().out

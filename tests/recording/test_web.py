@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 import pytest
 import soundfile
+from serving import served
 from speakers import NOISE, RATE, word
 
 from wordflock.devices.certificates import make_certificates
@@ -40,14 +40,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, P
 @contextmanager
 def serving(session: Session, files: Any = None, room: bool = False) -> Iterator[WebRecorder]:
     lines: list[str] = []
-    with WebRecorder(session, "127.0.0.1", 0, certificate=files and files[1:], room=room, say=lines.append) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(
+        WebRecorder(session, "127.0.0.1", 0, certificate=files and files[1:], room=room, say=lines.append)
+    ) as it:
+        yield it
 
 
 def ask(

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from wordflock.spotting.listener import open_listener
 from wordflock.spotting.stream_evaluation import halves
 from wordflock.spotting.stream_score import (
     Trace,
+    _options,
+    _shared_out,
     alarm_rate,
     choose_thresholds,
     det_curve,
@@ -89,6 +92,24 @@ def test_thresholds_keep_to_the_target(
     traces += [curve({30: (s, 0.0) if is_low else (0.0, s)}, "low" if is_low else "high") for is_low, s in words]
     chosen = choose_thresholds(traces, LISTENER, LISTENER.rule, target=float(allowed))
     assert score(traces, LISTENER, Rule(chosen, smoothing=1)).false_alarms.count <= allowed
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.floats(0.05, 0.99), max_size=5), st.lists(st.floats(0.05, 0.99))), max_size=3),
+    st.integers(0, 4),
+)
+def test_no_other_shares_of_the_allowed_alarms_miss_less(
+    heard: list[tuple[list[float], list[float]]], allowed: int
+) -> None:
+    options = [_options(sorted(peaks, reverse=True), words, allowed) for peaks, words in heard]
+
+    def missed(shares: tuple[int, ...]) -> int:
+        return sum(misses[alarms] for (misses, _), alarms in zip(options, shares, strict=True))
+
+    shares = _shared_out(options, allowed)
+    assert sum(shares) <= allowed
+    every = (each for each in product(range(allowed + 1), repeat=len(options)) if sum(each) <= allowed)
+    assert missed(shares) == min(map(missed, every))
 
 
 def test_a_keyword_without_loud_negatives_has_a_threshold_between_its_own_and_that_of_all() -> None:

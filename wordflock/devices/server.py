@@ -23,9 +23,9 @@ from wordflock.devices.guard import OUTPUT, READY, SECRET
 from wordflock.devices.processes import Tail, flower, free_port, in_own_process, stoppable
 from wordflock.errors import WordflockError
 from wordflock.federation.liveness import alive, end_holder, hold, is_held
+from wordflock.federation.members import check_inputs, inputs_of
 from wordflock.federation_settings import ServerSettings
 from wordflock.files import locked, write_atomically
-from wordflock.head.kinds import KINDS
 from wordflock.options import dashed
 from wordflock.progress import relayed, report
 from wordflock.report.dashboard import dashboard
@@ -46,6 +46,8 @@ def serve(settings: ServerSettings) -> Path:
     """
     settings = _resolved(settings)
     settings.check_together()
+    if CLOSED_FORM in (settings.strategy, settings.init):
+        check_inputs(inputs_of(settings), settings.head)
     host, port = split_address(settings.listen, "--listen")
     tls = _tls_files(settings, host)
     keys = _public_keys(settings)
@@ -60,8 +62,8 @@ def serve(settings: ServerSettings) -> Path:
     (folder / "server").mkdir(parents=True, exist_ok=True)
     for private in (folder, folder / "server"):
         private.chmod(0o700)
-    if settings.data or CLOSED_FORM in (settings.strategy, settings.init):
-        in_own_process(_prepare, settings)
+    if settings.data:
+        in_own_process(_encode, settings)
     # The address as this machine reaches it: a server on all networks is on the loopback too.
     here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     with stoppable(), locked(folder / "server"), ExitStack() as stack:
@@ -233,18 +235,10 @@ def _public_keys(settings: ServerSettings) -> list[EllipticCurvePublicKey]:
     return [read_public_key(key) for key in keys]
 
 
-def _prepare(settings: ServerSettings) -> None:
-    """See whether the closed form takes the head, and encode the server's clips: before clients are waited for."""
-    from wordflock.encoder.backend import spec_of
-    from wordflock.federation.closed_form_round import check_inputs
-    from wordflock.federation.members import feature_width, server_side
+def _encode(settings: ServerSettings) -> None:
+    from wordflock.federation.members import server_side
 
-    if CLOSED_FORM in (settings.strategy, settings.init):
-        spec = spec_of(settings)
-        size = KINDS[settings.head].pooled_size(spec.frames, feature_width(settings, spec))
-        check_inputs(settings.random_features or size, settings.head)
-    if settings.data:
-        server_side(settings)
+    server_side(settings)
 
 
 def _check_run(settings: ServerSettings, folder: Path) -> None:

@@ -26,6 +26,7 @@ from wordflock.federation.checks import (
     other_words,
     unlike_others,
 )
+from wordflock.federation.members import check_inputs
 from wordflock.federation.messages import weights_of
 from wordflock.federation.robust import MAX_WEIGHT, lower_median
 from wordflock.federation.roster import Client, Roster
@@ -41,8 +42,6 @@ from wordflock.runs import find_run
 
 Kind = TypeVar("Kind", ScaleStatistics, Statistics)
 Keep = Callable[[int, Statistics], None]
-
-MAX_INPUTS = 8190  # of the last layer: half of its Gram matrix is one array of a message, wire.MAX_BYTES at most
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ def closed_form_round(
     `keep` gets each client's statistics. Every clip counts alike, unless `bounded`: then a client with more clips than
     MAX_WEIGHT times the median's counts for that many, as in a round, where the server sees each client's. With
     --add-to or --take-from the scale is that of the earlier run, and the statistics are added to its or taken from it.
-    Raises WordflockError where fewer than --min-replies clients answer well, and where the last layer has more than
-    MAX_INPUTS inputs.
+    Raises WordflockError where fewer than --min-replies clients answer well, and as `check_inputs`.
     """
     check_inputs(head.output.in_features, settings.head)
     prepared, changed = roster.prepared, settings.add_to or settings.take_from
@@ -115,15 +113,6 @@ def closed_form_round(
         total = combined(sent)
         solution = solve(total, scale, ridges(settings.for_streams), head.parts)
     return ClosedFormRound(solution, scale, total, conversation.problems, conversation.costs.of(clients))
-
-
-def check_inputs(size: int, head: str) -> None:
-    """Raises WordflockError for a kind of head whose last layer has more than MAX_INPUTS inputs."""
-    if size > MAX_INPUTS:
-        raise WordflockError(
-            f"The last layer of the head {head} has {size:,} inputs, and the closed form takes {MAX_INPUTS:,} at most; "
-            "choose another --head or fewer layers."
-        )
 
 
 class _Collection:

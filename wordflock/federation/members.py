@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wordflock.data.task import DEFAULT_KEYWORDS, Task
+from wordflock.encoder.spec import FeatureSpec, feature_spec
 from wordflock.encoder.store import Features
 from wordflock.errors import WordflockError
 from wordflock.federation_settings import ServerSettings
+from wordflock.head.kinds import KINDS
 
 if TYPE_CHECKING:
-    from wordflock.encoder.spec import FeatureSpec
     from wordflock.federation.scoring import HoldoutScore
     from wordflock.head.checkpoint import Checkpoint
     from wordflock.partition import Member
     from wordflock.prepare import Prepared
+
+MAX_INPUTS = 8190  # of the last layer: half of its Gram matrix is one array of a message, wire.MAX_BYTES at most
 
 
 def describe_members(
@@ -96,3 +99,19 @@ def feature_width(settings: ServerSettings, spec: FeatureSpec) -> int:
     from wordflock.encoder.weights import find, load
 
     return load(find(settings.encoder))[0].width * len(spec.layer.split("+"))
+
+
+def inputs_of(settings: ServerSettings) -> int:
+    """How many inputs the last layer will have. The device is not looked at, so neither torch nor Flower is imported:
+    a server asks before it listens."""
+    spec = feature_spec(settings.encoder, settings.window, settings.layer, settings.pooled, settings.frame_pooling)
+    return settings.random_features or KINDS[settings.head].pooled_size(spec.frames, feature_width(settings, spec))
+
+
+def check_inputs(size: int, head: str) -> None:
+    """Raises WordflockError for a kind of head whose last layer has more than MAX_INPUTS inputs."""
+    if size > MAX_INPUTS:
+        raise WordflockError(
+            f"The last layer of the head {head} has {size:,} inputs, and the closed form takes {MAX_INPUTS:,} at most; "
+            "choose another --head or fewer layers."
+        )

@@ -227,7 +227,7 @@ def _options(negatives: Sequence[float], words: Sequence[float], allowed: int) -
 
 
 def _kept_out(negatives: Sequence[float], alarms: int) -> float:
-    """The loudest negative that is no alarm, where the `alarms` loudest are."""
+    """The loudest negative below the threshold that lets the `alarms` loudest through."""
     return negatives[alarms] if alarms < len(negatives) else LEAST_PEAK
 
 
