@@ -148,7 +148,7 @@ def test_rounds_from_the_exact_head_never_end_below_it(tmp_path, play):
 
 @pytest.mark.parametrize("changed", [{}, {"strategy": "fedavg", "init": "closed-form"}])
 def test_a_last_layer_whose_statistics_no_message_takes_is_refused(changed, tmp_path, play, monkeypatch):
-    """The head `convolution` has 8,192 inputs with the encoder tiny.en: on devices every client failed."""
+    """The head `convolution` has 49,152 inputs with the encoder tiny.en: on devices every client failed."""
     monkeypatch.setattr("wordflock.federation.members.MAX_INPUTS", 4)
     play([30, 20])
     with pytest.raises(WordflockError, match="inputs, and the closed form takes 4 at most"):
